@@ -1,0 +1,1 @@
+"""The only room that imports libp2p: host, identity, peers, DHT, gossip, messages."""

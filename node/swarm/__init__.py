@@ -1,0 +1,1 @@
+"""Announcements, discovery, readiness and commands: what the nodes tell each other."""

@@ -1,0 +1,132 @@
+"""The book of announcements: the newest verified word of every holder, and this node's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from node.swarm import keys
+from node.swarm.records import (
+    MAX_AGE_S,
+    MAX_RECORD_BYTES,
+    Announcement,
+    RecordRefusedError,
+    Verifier,
+    field_of,
+    read_record,
+)
+
+MAX_ENTRIES = 4096
+MAX_PER_PEER = 64
+
+
+class Entry(NamedTuple):
+    """A verified announcement and the exact bytes its author signed."""
+
+    record: Announcement
+    raw: bytes
+
+    @property
+    def expires_at(self) -> float:
+        return self.record.timestamp + MAX_AGE_S
+
+
+class Book:
+    """Announcements of one cluster by (shard id, peer id). Only verified ones come in."""
+
+    def __init__(
+        self, cluster: str, verify: Verifier, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.cluster = cluster
+        self._verify = verify
+        self._clock = clock
+        self._entries: dict[tuple[int, str], Entry] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, shard_id: int, peer_id: str) -> Entry | None:
+        return self._entries.get((shard_id, peer_id))
+
+    def of_shard(self, shard_id: int) -> list[Entry]:
+        """Every holder's entry for one shard."""
+        return [item for (shard, _), item in self._entries.items() if shard == shard_id]
+
+    def of_peer(self, peer_id: str) -> list[Entry]:
+        """Every entry of one peer."""
+        return [item for (_, peer), item in self._entries.items() if peer == peer_id]
+
+    def sequences(self) -> dict[str, int]:
+        """What this book has, as `shard/peer` -> sequence: the digest sent to others."""
+        return {
+            f"{shard}/{peer}": item.record.sequence for (shard, peer), item in self._entries.items()
+        }
+
+    def read(self, raw: bytes) -> Announcement:
+        """Check the bytes of an announcement of this cluster; RecordRefusedError if refused."""
+        shard_id, peer_id = _peek(raw)
+        record = read_record(
+            keys.holder_key(self.cluster, shard_id, peer_id), raw, self._verify, now=self._clock()
+        )
+        assert isinstance(record, Announcement)
+        return record
+
+    def add(self, raw: bytes, record: Announcement | None = None) -> Announcement | None:
+        """Enter an announcement; None when it is no news (known, or older than what is known).
+
+        Raises RecordRefusedError when it is not to be believed.
+        """
+        record = record or self.read(raw)
+        key = (record.shard_id, record.peer_id)
+        known = self._entries.get(key)
+        if known is not None and known.record.sequence >= record.sequence:
+            return None
+        if known is None:
+            if len(self._entries) >= MAX_ENTRIES:
+                raise RecordRefusedError("record", "the book is full")
+            if len(self.of_peer(record.peer_id)) >= MAX_PER_PEER:
+                raise RecordRefusedError("record", "too many shards announced by one peer")
+        self._entries[key] = Entry(record, raw)
+        return record
+
+    def drop(self, shard_id: int, peer_id: str) -> Entry | None:
+        """Take an entry out."""
+        return self._entries.pop((shard_id, peer_id), None)
+
+    def expired(self) -> list[Entry]:
+        """Entries past their time."""
+        now = self._clock()
+        return [item for item in self._entries.values() if item.expires_at < now]
+
+    def newer_than(self, have: dict[str, int], limit: int) -> list[bytes]:
+        """The raw announcements that someone with the digest `have` lacks."""
+        now = self._clock()
+        return [
+            item.raw
+            for (shard, peer), item in self._entries.items()
+            if have.get(f"{shard}/{peer}", -1) < item.record.sequence and item.expires_at > now
+        ][:limit]
+
+
+class _Claim(msgspec.Struct):
+    shard_id: int
+    peer_id: str
+
+
+def _peek(raw: bytes) -> tuple[int, str]:
+    """Which key the bytes claim to be for; the claim is checked by `read_record`."""
+    if len(raw) > MAX_RECORD_BYTES:
+        raise RecordRefusedError("size", f"{len(raw)} bytes, {MAX_RECORD_BYTES} are allowed")
+    try:
+        claim = msgspec.json.decode(raw, type=_Claim)
+    except msgspec.ValidationError as error:
+        raise RecordRefusedError(field_of(error), "missing or of the wrong type") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordRefusedError("record", "not JSON") from error
+    return claim.shard_id, claim.peer_id

@@ -1,0 +1,1 @@
+"""Shard files as torrents: what lies on disk and its info hash."""

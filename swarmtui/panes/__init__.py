@@ -1,0 +1,1 @@
+"""What each pane shows: rows and lines built from a state, drawn by the widgets."""

@@ -1,0 +1,122 @@
+"""Full-screen text: why an item is as it is, an answer, a log line in full, the help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.message import Message
+from textual.screen import Screen
+
+from swarmtui.actions import ACTIONS, GROUPS, detail_bindings
+from swarmtui.panes.bars import KeyBar
+from swarmtui.panes.view import View
+from swarmtui.widgets.text import Line
+from swarmtui.widgets.text_pane import TextPane
+
+Lines = Callable[[View], Sequence[Line]]
+
+
+class DetailScreen(Screen[None]):
+    """Shows lines that are built anew from every view; esc goes back."""
+
+    BINDINGS: ClassVar[list[Binding]] = [  # type: ignore[assignment]
+        Binding("escape,q,enter,ctrl+c,ctrl+q", "leave", show=False, priority=True),
+        *detail_bindings(),
+    ]
+
+    class Forwarded(Message):
+        """A key of the main screen was pressed here; do its action there."""
+
+        def __init__(self, action: str) -> None:
+            super().__init__()
+            self.action = action
+
+    def __init__(self, title: str, lines: Lines, *, commands: bool = True) -> None:
+        super().__init__()
+        self._title = title
+        self._lines = lines
+        self._commands = commands
+        self._view: View | None = None
+
+    def compose(self) -> ComposeResult:
+        yield TextPane(id="text")
+        yield KeyBar(id="keys")
+
+    def on_resize(self) -> None:
+        keys = [("esc", "Back"), ("↑ ↓ pgup pgdn", "Scroll")]
+        if self._commands:
+            keys += [(item.shown, item.title) for item in ACTIONS if item.detail]
+        self.query_one("#keys", KeyBar).show_keys(keys)
+        self.call_after_refresh(self._foot)
+
+    def update_view(self, view: View) -> None:
+        """Show the item as it is now."""
+        self._view = view
+        self.query_one("#text", TextPane).show(self._lines(view))
+        self._foot()
+
+    def _foot(self) -> None:
+        pane = self.query_one("#text", TextPane)
+        if self._view is not None:
+            pane.show(self._lines(self._view))
+        more = f"{pane.below} lines below" if pane.below else "end"
+        pane.set_titles(((self._title, "title"),), ((more, "dim"),))
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def action_forward(self, action: str) -> None:
+        self.app.post_message(self.Forwarded(action))
+        self.dismiss(None)
+
+
+def help_lines() -> list[Line]:
+    """The help: the action table, group by group, with the command lines."""
+    lines: list[Line] = [
+        (("Small letters look and ask. Capitals change something, and ask first.", "base"),),
+        (("★ LOCAL", "local"), ("   loaded in this node's memory", "base")),
+        (("✓ ONLINE", "online"), ("  a holder has it loaded and answered within 15 s", "base")),
+        (("✗ OFFLINE", "offline"), (" neither; the WHY column says what is the matter", "base")),
+    ]
+    for group in GROUPS:
+        lines += [(), ((group, "title"),)]
+        for item in ACTIONS:
+            if item.group != group:
+                continue
+            lines.append(((f"  {item.shown:<10}", "key"), (item.help, "base")))
+            if item.cli:
+                lines.append((("            $ ", "dim"), (item.cli, "dim")))
+    return lines
+
+
+class ProblemScreen(Screen[None]):
+    """The node could not be started or reached: what is wrong, and the next step."""
+
+    BINDINGS: ClassVar[list[Binding]] = [  # type: ignore[assignment]
+        Binding("q,escape,enter,ctrl+c,ctrl+q", "quit_now", show=False, priority=True),
+    ]
+
+    def __init__(self, sentence: str, next_step: str) -> None:
+        super().__init__()
+        self._lines: list[Line] = [
+            (),
+            (("✗ ", "offline"), (sentence, "strong")),
+            (),
+            (("→ ", "key"), (next_step, "base")) if next_step else (),
+            (),
+            (("Press q to close.", "dim"),),
+        ]
+
+    def compose(self) -> ComposeResult:
+        yield TextPane(id="text")
+
+    def on_resize(self) -> None:
+        pane = self.query_one("#text", TextPane)
+        pane.set_titles((("swarmtui cannot go on", "title"),), (("q close", "dim"),))
+        self.call_after_refresh(pane.show, self._lines)
+
+    def action_quit_now(self) -> None:
+        self.app.exit("stop")

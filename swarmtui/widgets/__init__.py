@@ -1,0 +1,1 @@
+"""Drawing: line-API widgets that know nothing of shards or peers."""
