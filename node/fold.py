@@ -26,6 +26,7 @@ from node.state import (
     Torrent,
 )
 
+MAX_LEARNT_SHARDS = 256
 E = TypeVar("E", bound=ev.Event)
 _FOLDS: dict[type[ev.Event], Callable[[State, Any], State]] = {}
 
@@ -317,8 +318,23 @@ def _announced(state: State, event: ev.ShardAnnounced) -> State:
 # ---------------------------------------------------------------- shards
 
 
+def _with_total(state: State, total: int, at: float) -> State:
+    """A rendezvous node holds no shard and was told no number: it learns it from the holders."""
+    node = state.node
+    if node is None or node.role != "rendezvous" or total <= node.total_shards:
+        return state
+    total = min(total, MAX_LEARNT_SHARDS)
+    more = {
+        shard_id: Shard(shard_id=shard_id, changed_at=at)
+        for shard_id in range(node.total_shards, total)
+    }
+    state = _with_node(state, total_shards=max(node.total_shards, total))
+    return replace(state, shards={**state.shards, **more})
+
+
 @_on(ev.ShardDiscovered)
 def _discovered(state: State, event: ev.ShardDiscovered) -> State:
+    state = _with_total(state, event.total_shards, event.at)
     shard = state.shards.get(event.shard_id)
     if shard is None:
         return state

@@ -28,7 +28,7 @@ from node.network.bootstrap import Bootstraps, MachineBoard, PeerCache, check_bo
 from node.network.dht import Dht
 from node.network.gossip import Gossip
 from node.network.host import build_host, guard_handlers, running_host
-from node.network.identity import Identity, IdentityFile
+from node.network.identity import Identity, IdentityFile, verify
 from node.network.messages import JsonProtocol
 from node.network.peers import Peers
 from node.service_requests import Requests
@@ -36,6 +36,8 @@ from node.settings import Settings
 from node.shards.service import Shards
 from node.state import State
 from node.swarm import exchange
+from node.swarm.announcements import Book
+from node.swarm.announcing import Announcer
 from node.swarm.discovery import Discovery
 from node.swarm.finding import Finding
 from node.swarm.handlers import Handlers
@@ -150,19 +152,27 @@ class Node:
             threads=settings.threads or None,
             use_mmap=not settings.no_mmap,
         )
-        discovery = Discovery(
+        book = Book(settings.cluster, verify)
+        announcer = Announcer(
             identity,
-            peers,
+            book,
             self.emit,
-            cluster=settings.cluster,
-            total_shards=settings.total_shards,
+            total_shards=self._total_shards,
             agent=f"swarmtui/{__version__} {settings.name}",
-            requery_s=settings.requery_s,
             republish_s=settings.republish_s,
             capabilities=lambda: capabilities(settings, bool(shards.loaded_ids)),
             addresses=lambda: texts,
             own=lambda: own_shards(self.door.state),
-            announces=settings.role == "node",
+        )
+        serves = settings.role == "node"
+        discovery = Discovery(
+            identity.peer_id,
+            peers,
+            book,
+            self.emit,
+            total_shards=self._total_shards,
+            requery_s=settings.requery_s,
+            announcer=announcer if serves else None,
         )
         dht = Dht(
             host,
@@ -173,12 +183,9 @@ class Node:
             timeout_s=settings.query_timeout_s,
         )
         gossip = Gossip(host, settings.cluster, discovery.accept_gossip, discovery.receive_gossip)
-        discovery.attach(
-            dht,
-            gossip,
-            JsonProtocol(host, peers, exchange.PROTOCOL, exchange.MAX_BYTES),
-        )
-        shards.changed = discovery.changed
+        announcer.attach(dht, gossip)
+        discovery.attach(dht, JsonProtocol(host, peers, exchange.PROTOCOL, exchange.MAX_BYTES))
+        shards.changed = announcer.changed
         bootstraps = Bootstraps(
             peers,
             self.emit,
@@ -187,14 +194,14 @@ class Node:
             redial_s=settings.redial_s,
         )
         peers.watched = lambda: {*discovery.watched(), *bootstraps.ids}
-        handlers = Handlers(settings, self.door, shards, discovery.book)
+        handlers = Handlers(settings, self.door, shards, book)
         commands = Commands(
             JsonProtocol(host, peers), identity.peer_id, self.emit, handlers.table()
         )
         cache = PeerCache(peers, settings.peer_cache_path, settings.cluster, self.emit)
         board = MachineBoard(settings.runtime_dir, settings.name, settings.cluster)
         finding = Finding(settings, self.door, peers, cache, board, texts)
-        readiness = Readiness(self.door, discovery, settings.republish_s)
+        readiness = Readiness(self.door, announcer, settings.republish_s)
         journal = stack.enter_context(Journal(settings.journal_dir, self.emit))
         self.door.tap(journal.record)
         stack.callback(board.remove)
@@ -207,6 +214,8 @@ class Node:
         await nursery.start(gossip.run)
         nursery.start_soon(dht.run)
         nursery.start_soon(discovery.run)
+        if serves:
+            nursery.start_soon(announcer.run)
         nursery.start_soon(readiness.run)
         nursery.start_soon(bootstraps.run)
         nursery.start_soon(cache.run)
@@ -219,9 +228,13 @@ class Node:
         self.emit(ev.NodeStopping(at=time.time(), reason=self._reason))
         cache.save()
         with trio.move_on_after(LEAVE_S / 2):
-            await discovery.say_goodbye()
+            await announcer.say_goodbye()
         with trio.move_on_after(LEAVE_S / 2):
             await shards.close()
+
+    def _total_shards(self) -> int:
+        node = self.door.state.node
+        return node.total_shards if node is not None else self.settings.total_shards
 
     async def _own_shards(self, shards: Shards) -> None:
         """Load this node's shards, and look at the folder again from time to time."""

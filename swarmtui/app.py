@@ -197,9 +197,7 @@ class SwarmApp(App[str]):
 
     def push_detail(self, title: str, lines: Lines, *, commands: bool = True) -> None:
         """Open a full screen of text that is built anew from every view."""
-        screen = DetailScreen(title, lines, commands=commands)
-        self.push_screen(screen)
-        self.call_after_refresh(self._main.draw)
+        self.push_screen(DetailScreen(title, lines, self._main.view, commands=commands))
 
     async def on_detail_screen_forwarded(self, message: DetailScreen.Forwarded) -> None:
         await self.run_action(message.action, self._main)

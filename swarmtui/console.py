@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -67,8 +67,10 @@ def run_console(
     )
     with _signals(app, attached), screen_of_our_own() as strays:
         result = app.run()
-    for line in strays:
-        print(line, file=sys.stderr)
+    with suppress(OSError):
+        # The terminal may be gone, and a node that goes on must not end for that.
+        for line in strays:
+            print(line, file=sys.stderr, flush=True)
     if app.crash:
         _say_crash(app.crash)
     return cast(Ending, result) if result is not None else "lost"
@@ -100,7 +102,8 @@ def _say_crash(trace: str) -> None:
     from node.clean import clean
 
     last = clean(trace.strip().rsplit("\n", 1)[-1], 200)
-    print(f"The console failed ({last}). The node goes on without it.", file=sys.stderr)
+    lines = [f"The console failed ({last}). The node goes on without it."]
     if os.environ.get("SWARMTUI_DEBUG"):
-        for line in trace.splitlines():
-            print(clean(line, 400), file=sys.stderr)
+        lines += [clean(line, 400) for line in trace.splitlines()]
+    with suppress(OSError):
+        print("\n".join(lines), file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from node.clean import clean
 
@@ -50,7 +50,9 @@ def screen_of_our_own() -> Iterator[deque[str]]:
         os.dup2(kept, 2)
         os.close(kept)
         reader.join(timeout=1.0)
-        screen.close()
+        with suppress(OSError):
+            # What was not yet written to a terminal that has gone away is lost with it.
+            screen.close()
 
 
 def _collect(reading: int, caught: deque[str]) -> None:

@@ -1,4 +1,4 @@
-"""One JSON request, one JSON answer, each ended by a half-close: `/json-message/1.0` and its kin."""
+"""One JSON request, one JSON answer, each half-closed: `/json-message/1.0` and its kin."""
 
 from __future__ import annotations
 

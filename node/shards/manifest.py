@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +22,6 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
     layer_start: int
     layer_end: int
     info_hash: str
-
-
-def info_hash(filename: str, size: int) -> str:
-    """SHA-256(utf8(filename) || size as u64 little-endian), hex: a discovery key, no identity."""
-    return hashlib.sha256(filename.encode("utf-8") + size.to_bytes(8, "little")).hexdigest()
 
 
 def manifest_bytes(

@@ -17,8 +17,8 @@ import trio
 from node import events as ev
 from node.clean import clean
 from node.errors import PlainError
-from node.shards.inspect import ShardFile, inspect_shard, shard_filename
-from node.torrent.files import FileHash, shard_files, shard_id_in
+from node.shards.inspect import ShardFile, inspect_shard, shard_filename, shard_id_of
+from node.torrent.files import FileHash, shard_files
 
 if TYPE_CHECKING:
     from node.shards.engine import LoadedShard
@@ -87,7 +87,7 @@ class Shards:
             if name in self._files:
                 continue
             self._files[name] = item
-            shard_id = shard_id_in(name)
+            shard_id = shard_id_of(name)
             self._emit(
                 ev.TorrentSeeded(
                     at=now,

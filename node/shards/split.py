@@ -24,9 +24,10 @@ from node.shards.inspect import (
     shard_filename,
     shard_id_of,
 )
-from node.shards.manifest import MANIFEST_NAME, SplitResult, info_hash, manifest_bytes
+from node.shards.manifest import MANIFEST_NAME, SplitResult, manifest_bytes
 from node.shards.vocabulary import check_vocabulary
 from node.shards.writing import Progress, ShardWriter
+from node.torrent.files import info_hash
 
 __all__ = ["SplitResult", "split_model"]
 

@@ -8,7 +8,7 @@ import psutil
 
 from node.settings import Settings
 from node.state import State
-from node.swarm.discovery import OwnShard
+from node.swarm.announcing import OwnShard
 from node.swarm.records import Capabilities
 
 MIB = 1 << 20

@@ -10,15 +10,15 @@ import trio
 from node import events as ev
 from node.door import NodeDoor
 from node.state import State
-from node.swarm.discovery import Discovery
+from node.swarm.announcing import Announcer
 
 
 class Readiness:
     """Watches the state and says when readiness changes, in an event and in the DHT."""
 
-    def __init__(self, door: NodeDoor, discovery: Discovery, republish_s: float) -> None:
+    def __init__(self, door: NodeDoor, announcer: Announcer, republish_s: float) -> None:
         self._door = door
-        self._discovery = discovery
+        self._announcer = announcer
         self._republish_s = republish_s
         self._wake = trio.Event()
         self._told: tuple[bool, tuple[int, ...]] | None = None
@@ -47,7 +47,7 @@ class Readiness:
     async def _put(self) -> None:
         state = self._door.state
         available = [i for i in state.shard_ids if state.status_of(i) != "OFFLINE"]
-        await self._discovery.put_readiness(state.complete, available)
+        await self._announcer.put_readiness(state.complete, available)
 
     async def _republish(self) -> None:
         while True:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import stat
 from pathlib import Path
 
 import msgspec
 
 MAX_FILES = 1024
-_SHARD_NAME = re.compile(r"shard-(0|[1-9][0-9]{0,2})\.gguf")
 
 
 class FileHash(msgspec.Struct, frozen=True):
@@ -29,12 +27,6 @@ def info_hash(filename: str, size: int) -> str:
     A key to find candidates by, never an identity: two quantisations share name and size.
     """
     return hashlib.sha256(filename.encode("utf-8") + size.to_bytes(8, "little")).hexdigest()
-
-
-def shard_id_in(filename: str) -> int | None:
-    """The shard id in `shard-3.gguf`, None for other names."""
-    found = _SHARD_NAME.fullmatch(filename)
-    return int(found.group(1)) if found else None
 
 
 def shard_files(folder: Path) -> list[FileHash]:

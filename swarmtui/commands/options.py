@@ -97,3 +97,17 @@ def _option(spec: Spec, role: str) -> Callable[[F], F]:
 def given(options: Iterable[object]) -> bool:
     """Whether any option has a value."""
     return any(value not in (None, ()) for value in options)
+
+
+def settings_table() -> str:
+    """The README's table of settings, in Markdown."""
+    rows = ["| key | flag | environment | default | meaning |", "|---|---|---|---|---|"]
+    for spec in SPECS:
+        flag = f"`{spec.option.flag}`" if spec.option.flag else ""
+        variables = ", ".join(f"`{item}`" for item in spec.option.env)
+        limits = f" ({spec.allowed})" if spec.item in (int, float) or spec.choices else ""
+        rows.append(
+            f"| `{spec.name}` | {flag} | {variables} | {default_of(spec)} "
+            f"| {spec.option.help}{limits} |"
+        )
+    return "\n".join(rows)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node import jobs
+from node.errors import PlainError
 from node.requests import STOP
+from swarmtui.crash import write_crash
 from swarmtui.lifeline import LIFELINE, hold_lifeline
 
 if TYPE_CHECKING:
@@ -60,13 +62,22 @@ def _run_console(settings: Settings) -> int:
     # Without this the end of the terminal would end the node with it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     node = _OwnNode(settings)
-    outcome = run_console(
-        node.start,
-        theme=settings.theme,
-        theme_dirs=theme_dirs(settings),
-        attached=False,
-        title=settings.name,
-    )
+    try:
+        outcome = run_console(
+            node.start,
+            theme=settings.theme,
+            theme_dirs=theme_dirs(settings),
+            attached=False,
+            title=settings.name,
+        )
+    except PlainError:
+        raise
+    except Exception as error:
+        if node.door is None:
+            raise
+        # The console failed, or its terminal went away in mid-write: the node does not care.
+        write_crash(error)
+        outcome = "lost"
     if node.error is not None:
         raise node.error
     if node.door is None or node.writer is None:

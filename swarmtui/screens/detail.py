@@ -34,15 +34,19 @@ class DetailScreen(Screen[None]):
             super().__init__()
             self.action = action
 
-    def __init__(self, title: str, lines: Lines, *, commands: bool = True) -> None:
+    def __init__(
+        self, title: str, lines: Lines, now: Callable[[], View], *, commands: bool = True
+    ) -> None:
+        """now gives the present view, for the first drawing and after a resize."""
         super().__init__()
         self._title = title
         self._lines = lines
+        self._now = now
         self._commands = commands
-        self._view: View | None = None
+        self._pane = TextPane(id="text")
 
     def compose(self) -> ComposeResult:
-        yield TextPane(id="text")
+        yield self._pane
         yield KeyBar(id="keys")
 
     def on_resize(self) -> None:
@@ -50,20 +54,17 @@ class DetailScreen(Screen[None]):
         if self._commands:
             keys += [(item.shown, item.title) for item in ACTIONS if item.detail]
         self.query_one("#keys", KeyBar).show_keys(keys)
-        self.call_after_refresh(self._foot)
+        self.call_after_refresh(lambda: self.update_view(self._now()))
 
     def update_view(self, view: View) -> None:
         """Show the item as it is now."""
-        self._view = view
-        self.query_one("#text", TextPane).show(self._lines(view))
-        self._foot()
-
-    def _foot(self) -> None:
-        pane = self.query_one("#text", TextPane)
-        if self._view is not None:
-            pane.show(self._lines(self._view))
-        more = f"{pane.below} lines below" if pane.below else "end"
-        pane.set_titles(((self._title, "title"),), ((more, "dim"),))
+        if not self._pane.is_mounted:
+            # The tick may come between the pushing of this screen and its composition.
+            return
+        self._pane.show(self._lines(view))
+        below = self._pane.below
+        more = f"{below} lines below" if below else "end"
+        self._pane.set_titles(((self._title, "title"),), ((more, "dim"),))
 
     def action_leave(self) -> None:
         self.dismiss(None)

@@ -114,26 +114,27 @@ Start = Callable[..., Terminal]
 def test_nothing_a_peer_wrote_reaches_the_terminal_raw(start: Start, size: tuple[int, int]) -> None:
     terminal = start("hostile", size)
     terminal.until(lambda: "LOCAL" in terminal.text)
-    os.write(terminal.master, b"4")
-    terminal.until(lambda: "markup[/foo]" in terminal.text)
+    terminal.key("4", "markup[/foo]")
     terminal.key("2", "answering")
-    for key in ("3", "1", "2", "4"):
-        terminal.key(key + "\r", "Why: ")
+
+    def look(key: str, title: str) -> None:
+        """Open a full screen, go to its end, and come back."""
+        terminal.key(key, title)
+        terminal.until(lambda: "esc Back" in terminal.text and "q Quit" not in terminal.text)
         os.write(terminal.master, b"G")
+        terminal.until(lambda: "end ─╯" in terminal.text)
         terminal.key("\x1b", "q Quit")
-    terminal.key("!", "Problems")
-    terminal.key("\x1b", "q Quit")
-    terminal.key("5", "Log")
-    terminal.key("\r", "Log lines in full")
-    terminal.key("\x1b", "q Quit")
+        terminal.until(lambda: "esc Back" not in terminal.text)
+
+    for pane in ("3", "1", "2", "4"):
+        look(pane + "\r", "Why: ")
+    look("!", "Problems")
+    look("5\r", "Log lines in full")
     terminal.key("I", "✓ success")
-    terminal.key("o", "Answer to GET_STATUS")
-    terminal.key("\x1b", "q Quit")
-    terminal.key("1", "STATUS")
+    look("o", "Answer to GET_STATUS")
+    look("?", "Small letters look")
     terminal.key("L", "Which node loads it")
     terminal.key("\x1b", "was not sent")
-    terminal.key("?", "Small letters look")
-    terminal.key("\x1b", "q Quit")
     terminal.key("q", "Quit?")
     os.write(terminal.master, b"s")
     assert terminal.ended() == "stop"

@@ -24,9 +24,9 @@ from node.shards import cutting, encode
 from node.shards.files import directory_lock
 from node.shards.header import read_header
 from node.shards.inspect import inspect_shard
-from node.shards.manifest import info_hash
 from node.shards.split import split_model
 from node.shards.synth import synth_model
+from node.torrent.files import info_hash
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Measurements: each module has `main(short: bool) -> dict` with ratios and medians."""
