@@ -12,12 +12,13 @@ import re
 REPLACEMENT = "\ufffd"
 NEWLINE = "\u240a"
 
-# C0, DEL, C1, soft hyphen, Arabic letter mark, zero-width and bidi controls, line separators,
-# invisible operators, byte order mark, interlinear marks, surrogates, tags, variation selectors
-# above the basic plane, and noncharacters.
+# C0, DEL, C1, soft hyphen, grapheme joiner, Arabic letter mark, zero-width and bidi controls,
+# line separators, invisible operators, variation selectors, byte order mark, interlinear marks,
+# surrogates, tags, and noncharacters.
 _UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
-    "\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff"
+    "[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
+    "\ud800-\udfff"
     "\U000e0000-\U000e0fff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a]"
 )
 
@@ -30,9 +31,12 @@ def clean(text: object, limit: int = 256) -> str:
     which the console never interprets in remote text.
     """
     if not isinstance(text, str):
-        text = str(text)
+        try:
+            text = str(text)
+        except Exception:  # an integer of 5,000 digits is enough
+            text = f"<{type(text).__name__}>"
     if len(text) > limit:
-        text = text[: max(limit - 1, 0)] + "\u2026"
+        text = text[: limit - 1] + "\u2026" if limit > 0 else ""
     if text.isascii() and text.isprintable():
         return text
     return _UNSAFE.sub(

@@ -152,13 +152,14 @@ class Node:
             threads=settings.threads or None,
             use_mmap=not settings.no_mmap,
         )
+        agent = f"swarmtui/{__version__} {settings.name}"
         book = Book(settings.cluster, verify)
         announcer = Announcer(
             identity,
             book,
             self.emit,
             total_shards=self._total_shards,
-            agent=f"swarmtui/{__version__} {settings.name}",
+            agent=agent,
             republish_s=settings.republish_s,
             capabilities=lambda: capabilities(settings, bool(shards.loaded_ids)),
             addresses=lambda: texts,
@@ -173,6 +174,7 @@ class Node:
             total_shards=self._total_shards,
             requery_s=settings.requery_s,
             announcer=announcer if serves else None,
+            agent=agent,
         )
         dht = Dht(
             host,

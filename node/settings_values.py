@@ -81,7 +81,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         if self.item in (int, float):
             word = "a whole number" if self.item is int else "a number"
             if option.low is not None and option.high is not None:
-                return f"{word} from {option.low:g} to {option.high:g}"
+                low, high = (
+                    (int(option.low), int(option.high))
+                    if self.item is int
+                    else (f"{option.low:g}", f"{option.high:g}")
+                )
+                return f"{word} from {low} to {high}"
             return word
         return "a path" if self.item is Path else f"text of at most {MAX_TEXT} characters"
 

@@ -60,7 +60,10 @@ def interface_addresses(family: str) -> list[str]:
 
 
 def announced(candidates: Iterable[Multiaddr]) -> list[Multiaddr]:
-    """Replace unspecified listen addresses by the machine's own; what others may dial."""
+    """Replace unspecified listen addresses by the machine's own; what others may dial.
+
+    QUIC comes first: the first of them is what an operator is given to join with.
+    """
     result: list[Multiaddr] = []
     for candidate in candidates:
         text = str(candidate)
@@ -70,6 +73,7 @@ def announced(candidates: Iterable[Multiaddr]) -> list[Multiaddr]:
                 result.append(Multiaddr("/".join(["", parts[1], address, *parts[3:]])))
         else:
             result.append(candidate)
+    result.sort(key=lambda item: transport_of(item) != "quic")
     unique = {str(item): item for item in result}
     return list(unique.values())[:MAX_ADDRESSES]
 
@@ -86,21 +90,24 @@ def parse_addresses(texts: Sequence[object], peer_id: str) -> list[Multiaddr]:
         try:
             address = Multiaddr(text)
             parts = str(address).split("/")
+            if "p2p" in parts:
+                index = parts.index("p2p")
+                if parts[index + 1 : index + 2] != [peer_id]:
+                    continue
+                address = Multiaddr("/".join(parts[:index]))
+            if _dialable(address):
+                result.append(address)
         except Exception:
-            continue
-        if "p2p" in parts:
-            index = parts.index("p2p")
-            if parts[index + 1 : index + 2] != [peer_id]:
-                continue
-            address = Multiaddr("/".join(parts[:index]))
-        if _dialable(address):
-            result.append(address)
+            continue  # the parser raises many things on a stranger's text
     return result[:MAX_ADDRESSES]
 
 
 def _dialable(address: Multiaddr) -> bool:
     parts = str(address).split("/")
-    if transport_of(address) is None or len(parts) < 5 or parts[1] not in ("ip4", "ip6"):
+    kind = transport_of(address)
+    # Exactly /ip4|ip6/<host>/tcp/<port> or /…/udp/<port>/quic-v1[/certhash/…]: nothing between.
+    layers = ["tcp"] if kind == "tcp" else ["udp", "quic-v1"]
+    if kind is None or parts[1] not in ("ip4", "ip6") or parts[3:6:2] != layers:
         return False
     host = ipaddress.ip_address(parts[2])
     return not (host.is_unspecified or host.is_multicast) and 0 < int(parts[4]) < 65536
@@ -122,7 +129,10 @@ def parse_bootstrap(text: str) -> tuple[Multiaddr, str | None]:
             family = f"ip{ipaddress.ip_address(host).version}"
         except ValueError:
             family = "dns"
-        return Multiaddr(f"/{family}/{host}/tcp/{port}"), None
+        try:
+            return Multiaddr(f"/{family}/{host}/tcp/{port}"), None
+        except ValueError as error:
+            raise PlainError(f"The bootstrap address '{text}' is not understood.", mend) from error
     try:
         address = Multiaddr(text)
         parts = str(address).split("/")

@@ -29,15 +29,18 @@ Emit = Callable[[ev.Event], None]
 
 
 def both_transports(address: Multiaddr, transport: str) -> list[Multiaddr]:
-    """A bootstrap address and its twin on the other transport, QUIC first, as far as allowed.
+    """A bootstrap address and its twin on the other transport, the given one first.
 
-    A rendezvous node listens on UDP and TCP with one port number, so either form finds it.
+    Nodes listen on UDP and TCP with one port number, so either form finds them. Only what
+    `transport` ("dual", "quic", "tcp") allows is returned.
     """
     parts = str(address).split("/")
     base, port = "/".join(parts[:3]), parts[4]
     quic = Multiaddr(f"{base}/udp/{port}/quic-v1")
     tcp = Multiaddr(f"{base}/tcp/{port}")
-    return {"dual": [quic, tcp], "quic": [quic], "tcp": [tcp]}[transport]
+    if transport == "dual":
+        return [quic, tcp] if transport_of(address) == "quic" else [tcp, quic]
+    return [quic] if transport == "quic" else [tcp]
 
 
 class Bootstraps:
@@ -58,19 +61,19 @@ class Bootstraps:
         self._transport = transport
         self._redial_s = redial_s
         self.ids: set[str] = set()
-        self._parsed = [(text, *parse_bootstrap(text)) for text in addresses]
+        self._targets = _targets(addresses)
 
     async def run(self) -> None:
         """Dial every address and keep it connected until cancelled."""
         async with trio.open_nursery() as nursery:
-            for text, address, peer_id in self._parsed:
-                nursery.start_soon(self._keep, text, address, peer_id)
+            for text, given, peer_id in self._targets:
+                nursery.start_soon(self._keep, text, given, peer_id)
 
-    async def _keep(self, text: str, address: Multiaddr, peer_id: str | None) -> None:
+    async def _keep(self, text: str, given: list[Multiaddr], peer_id: str | None) -> None:
         wait = self._redial_s
         while True:
             try:
-                found = await self._connect(address, peer_id)
+                found = await self._connect(given, peer_id)
             except DialFailed as error:
                 self._emit(
                     ev.BootstrapLost(
@@ -95,8 +98,8 @@ class Bootstraps:
             )
             await trio.sleep(wait * random.uniform(0.2, 0.6))
 
-    async def _connect(self, address: Multiaddr, peer_id: str | None) -> str:
-        candidates = both_transports(address, self._transport)
+    async def _connect(self, given: list[Multiaddr], peer_id: str | None) -> str:
+        candidates = self._candidates(given)
         if peer_id is not None:
             entry = self._peers.learn(peer_id, candidates, "bootstrap")
             if entry is None:
@@ -115,6 +118,27 @@ class Bootstraps:
             self._peers.add_tcp_soon(found)
             return found
         raise reason
+
+    def _candidates(self, given: list[Multiaddr]) -> list[Multiaddr]:
+        """The given addresses, and their twins for a transport that none of them covers."""
+        twins = [item for address in given for item in both_transports(address, self._transport)]
+        covered = {transport_of(item) for item in given}
+        extra = [item for item in twins if transport_of(item) not in covered]
+        own = [item for item in given if item in twins]
+        return list({str(item): item for item in own + extra}.values())
+
+
+def _targets(texts: tuple[str, ...]) -> list[tuple[str, list[Multiaddr], str | None]]:
+    """One entry per bootstrap node: addresses that name the same peer belong together."""
+    result: list[tuple[str, list[Multiaddr], str | None]] = []
+    for text in texts:
+        address, peer_id = parse_bootstrap(text)
+        same = next((item for item in result if peer_id and item[2] == peer_id), None)
+        if same is not None:
+            same[1].append(address)
+        else:
+            result.append((text, [address], peer_id))
+    return result
 
 
 class _Remembered(msgspec.Struct):
@@ -146,7 +170,7 @@ class PeerCache:
             if self._path.stat().st_size > MAX_FILE_BYTES:
                 return []
             memory = msgspec.json.decode(self._path.read_bytes(), type=_Memory)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return []
         if memory.cluster != self._cluster:
             return []
@@ -237,7 +261,7 @@ class MachineBoard:
                 if path.stat().st_size > MAX_FILE_BYTES or path.stat().st_uid != os.getuid():
                     continue
                 posted = msgspec.json.decode(path.read_bytes(), type=_Memory)
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             if posted.cluster == self._cluster:
                 found += [

@@ -8,6 +8,7 @@ peers agree, and emits one event with every peer's part in it.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import time
@@ -29,7 +30,7 @@ from node.network.host import set_handler
 from node.network.peers import Peers
 from node.network.rpc import Answer, CallFailed, DhtCalls
 from node.network.streams import BufferedStream
-from node.network.value_store import BoundedProviderStore, BoundedValueStore
+from node.network.value_store import BoundedProviderStore, BoundedValueStore, StoreFull
 from node.swarm import keys
 
 ALPHA = 3
@@ -311,7 +312,8 @@ class Dht:
             known.value != value and self._select([bytes(known.value), value]) == 1
         ):
             record = make_signed_put_record(raw_key, value, self._host.get_private_key())
-            self._store.put_record(raw_key, record)
+            with contextlib.suppress(StoreFull):  # the copy here is a convenience, others keep it
+                self._store.put_record(raw_key, record)
 
     async def put(self, key: str, value: bytes, shard_id: int | None = None) -> int:
         """Store a record here and at the REPLICATION closest peers; returns how many took it.

@@ -6,6 +6,7 @@ it is passed on or believed, so a forged one goes no further than its first hone
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,6 +26,19 @@ MAX_RPC_BYTES = 64 * 1024
 
 # (payload, author's peer id, forwarder's peer id) -> whether it may be passed on
 Accept = Callable[[bytes, str, str], bool]
+
+
+_log = logging.getLogger("libp2p.pubsub")
+
+
+class _SteadyPubsub(Pubsub):
+    """Pubsub that outlives a bad message; stock, one with a malformed key ends the node."""
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        try:
+            await super().push_msg(msg_forwarder, msg)
+        except Exception as error:
+            _log.warning("a gossip message was dropped (%s)", type(error).__name__)
 
 
 class Gossip:
@@ -52,7 +66,7 @@ class Gossip:
             eclipse_protection_enabled=False,
             spam_protection_enabled=False,
         )
-        self._pubsub = Pubsub(
+        self._pubsub = _SteadyPubsub(
             host,
             self._router,
             strict_signing=True,

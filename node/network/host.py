@@ -156,9 +156,10 @@ async def running_host(
 
     Raises PlainError when an address cannot be listened on, naming the port.
     """
-    wanted = listen_addresses(listen, port, transport)
+    chosen = port or _common_port(listen, transport)
+    wanted = listen_addresses(listen, chosen, transport)
     for address in wanted:
-        if port and not _is_free(address, listen, port):
+        if not _is_free(address, listen, chosen):
             raise _cannot_listen(address, listen, port)
     async with host.run(wanted):
         actual = host.get_transport_addrs()
@@ -167,6 +168,29 @@ async def running_host(
             if transport_of(address) not in kinds:
                 raise _cannot_listen(address, listen, port)
         yield announced(actual)
+
+
+def _common_port(listen: str, transport: str) -> int:
+    """A port number free for UDP and TCP alike, so that one address is enough to find a node.
+
+    0 (any) when one transport is used alone, or when none was found.
+    """
+    if transport != "dual":
+        return 0
+    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+    for _ in range(16):
+        with (
+            socket.socket(family, socket.SOCK_STREAM) as tcp,
+            socket.socket(family, socket.SOCK_DGRAM) as udp,
+        ):
+            try:
+                tcp.bind((listen, 0))
+                port = int(tcp.getsockname()[1])
+                udp.bind((listen, port))
+            except OSError:
+                continue
+            return port
+    return 0
 
 
 def _is_free(address: Multiaddr, listen: str, port: int) -> bool:

@@ -62,6 +62,14 @@ class Shards:
         """What is known of the shard's file here."""
         return self._info.get(shard_id)
 
+    def lacks_file(self, shard_id: int) -> bool:
+        """Whether a valid shard id has neither a file in the folder nor weights in memory."""
+        return (
+            0 <= shard_id < self._total
+            and shard_id not in self._loaded
+            and not (self.folder / shard_filename(shard_id)).is_file()
+        )
+
     def is_loaded(self, shard_id: int) -> bool:
         return shard_id in self._loaded
 

@@ -127,6 +127,8 @@ def _peek(raw: bytes) -> tuple[int, str]:
         claim = msgspec.json.decode(raw, type=_Claim)
     except msgspec.ValidationError as error:
         raise RecordRefusedError(field_of(error), "missing or of the wrong type") from error
+    except RecursionError as error:
+        raise RecordRefusedError("record", "nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordRefusedError("record", "not JSON") from error
     return claim.shard_id, claim.peer_id

@@ -23,7 +23,7 @@ MAX_DEPTH = 12
 MAX_TEXT = 4096
 REPLAY_MEMORY = 8192
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Z_]+$")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Z_]+\Z")]
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 PeerText = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
@@ -117,7 +117,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     from_: Annotated[str, msgspec.Meta(max_length=128)] = msgspec.field(name="from")
     to: Annotated[str, msgspec.Meta(max_length=128)] | None = None
     timestamp: float
-    status: Annotated[str, msgspec.Meta(pattern=r"^(success|error|timeout)$")]
+    status: Annotated[str, msgspec.Meta(pattern=r"^(success|error|timeout)\Z")]
     result: dict[str, Any] | None = None
     error: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
 

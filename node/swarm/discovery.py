@@ -55,6 +55,7 @@ class Discovery:
         total_shards: Callable[[], int],
         requery_s: float,
         announcer: Announcer | None,
+        agent: str = "",
     ) -> None:
         self._own_id = own_id
         self._peers = peers
@@ -63,6 +64,7 @@ class Discovery:
         self._total = total_shards
         self._requery_s = requery_s
         self._announcer = announcer
+        self._agent = agent
         self._nursery: trio.Nursery | None = None
         self._warned: set[tuple[str, str]] = set()
         self.dht: Dht
@@ -79,7 +81,14 @@ class Discovery:
         """Give discovery the DHT and the exchange's protocol; before `run`."""
         self.dht = dht
         own = self._announcer.records if self._announcer is not None else list
-        self.exchange = Exchange(protocol, self.book, own, self.take_from_exchange)
+        self.exchange = Exchange(
+            protocol,
+            self.book,
+            own,
+            self.take_from_exchange,
+            agent=self._agent,
+            identified=self._identified,
+        )
 
     # ------------------------------------------------------------ checking what others say
 
@@ -87,12 +96,12 @@ class Discovery:
         """The DHT's validator: ValueError on a record that is not to be stored or believed."""
         try:
             record = read_record(key, raw, verify)
+            if keys.parse(key).cluster == self.cluster and isinstance(record, Announcement):
+                self._take(raw, record, "dht")
         except RecordRefusedError as error:
             if from_peer:
                 self.refuse(from_peer, key, error, "dht")
             raise ValueError(str(error)) from error
-        if keys.parse(key).cluster == self.cluster and isinstance(record, Announcement):
-            self._take(raw, record, "dht")
 
     def refuse(self, peer_id: str, key: str, error: RecordRefusedError, way: Way) -> None:
         """Report a refused record."""
@@ -121,6 +130,11 @@ class Discovery:
     async def receive_gossip(self, raw: bytes, author_id: str) -> None:
         """A message that passed `accept_gossip`."""
         self._take_raw(raw, author_id, "gossip")
+
+    def _identified(self, peer_id: str, agent: str) -> None:
+        text = clean(agent, 96)
+        if text:
+            self._emit(ev.PeerIdentified(at=time.time(), peer_id=peer_id, agent=text, protocols=()))
 
     def take_from_exchange(self, raw: bytes, from_peer: str) -> None:
         """An announcement a peer passed on in an exchange."""

@@ -26,9 +26,13 @@ Raw = Annotated[str, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
 
 
 class Offer(msgspec.Struct):
-    """`records`: signed announcements as JSON text. `have`: `shard/peer` -> sequence."""
+    """`records`: signed announcements as JSON text. `have`: `shard/peer` -> sequence.
+
+    `agent`: what the sender runs and its name, for display only.
+    """
 
     cluster: Annotated[str, msgspec.Meta(max_length=64)]
+    agent: Annotated[str, msgspec.Meta(max_length=96)] = ""
     records: Annotated[list[Raw], msgspec.Meta(max_length=MAX_RECORDS)] = []
     have: Annotated[
         dict[
@@ -43,40 +47,64 @@ Take = Callable[[bytes, str], None]
 
 
 class Exchange:
-    """Both sides of the exchange. `take(raw, from_peer)` checks and enters one announcement."""
+    """Both sides of the exchange.
+
+    `take(raw, from_peer)` checks and enters one announcement; `identified(peer_id, agent)` hears
+    what the other side says it runs (not cleaned yet).
+    """
 
     def __init__(
-        self, protocol: JsonProtocol, book: Book, own: Callable[[], list[bytes]], take: Take
-    ):
+        self,
+        protocol: JsonProtocol,
+        book: Book,
+        own: Callable[[], list[bytes]],
+        take: Take,
+        *,
+        agent: str = "",
+        identified: Callable[[str, str], None] = lambda peer_id, agent: None,
+    ) -> None:
         self._protocol = protocol
         self._book = book
         self._own = own
         self._take = take
+        self._agent = agent
+        self._identified = identified
         protocol.serve(self._serve)
 
     async def _serve(self, raw: bytes | None, peer_id: str) -> bytes:
         try:
             offer = msgspec.json.decode(raw or b"", type=Offer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return msgspec.json.encode({"cluster": self._book.cluster, "error": "malformed offer"})
+        self._identified(peer_id, offer.agent)
         if offer.cluster != self._book.cluster:
-            return msgspec.json.encode(Offer(cluster=self._book.cluster))
+            return msgspec.json.encode(Offer(cluster=self._book.cluster, agent=self._agent))
         for text in offer.records:
             self._take(text.encode("utf-8"), peer_id)
         fresh = self._book.newer_than(offer.have, MAX_RECORDS)
         return msgspec.json.encode(
-            Offer(cluster=self._book.cluster, records=[item.decode("utf-8") for item in fresh])
+            Offer(
+                cluster=self._book.cluster,
+                agent=self._agent,
+                records=[item.decode("utf-8") for item in fresh],
+            )
         )
 
     async def with_peer(self, peer_id: str) -> int:
         """Exchange with a connected peer; returns how many announcements came back."""
         records = [item.decode("utf-8") for item in self._own()]
-        offer = Offer(cluster=self._book.cluster, records=records, have=self._book.sequences())
+        offer = Offer(
+            cluster=self._book.cluster,
+            agent=self._agent,
+            records=records,
+            have=self._book.sequences(),
+        )
         try:
             raw, _ = await self._protocol.request(peer_id, msgspec.json.encode(offer), TIMEOUT_S)
             answer = msgspec.json.decode(raw, type=Offer)
-        except (RequestFailed, msgspec.DecodeError, UnicodeDecodeError):
+        except (RequestFailed, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 0
+        self._identified(peer_id, answer.agent)
         if answer.cluster != self._book.cluster:
             return 0
         for text in answer.records:

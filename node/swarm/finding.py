@@ -74,7 +74,7 @@ class Finding:
 
     async def _say_alone(self) -> None:
         await trio.sleep(ALONE_AFTER_S)  # the time the ways above get to find somebody
-        if not self._peers.connected_ids():
+        if not self._settings.bootstrap and not self._peers.connected_ids():
             self._door.emit(ev.NodeAlone(at=time.time(), join_command=self.join_command()))
 
     def join_command(self) -> str:

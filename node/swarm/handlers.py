@@ -78,6 +78,10 @@ class Handlers:
             "capabilities": self._capabilities(),
         }
 
+    def _own_id(self) -> str:
+        node = self._door.state.node
+        return node.peer_id if node is not None else ""
+
     def _capabilities(self) -> dict[str, Any]:
         found = capabilities(self._settings, bool(self._shards.loaded_ids))
         return dict(msgspec.to_builtins(found))
@@ -114,7 +118,18 @@ class Handlers:
 
     async def load_shard(self, params: cmd.LoadShard, peer_id: str) -> dict[str, Any]:
         shard_id = params.shard_id
+        if self._settings.role == "rendezvous":
+            raise PlainError(
+                "This is a rendezvous node: it helps others to find each other and holds no shard.",
+                "Send LOAD_SHARD to a node.",
+            )
         already = self._shards.is_loaded(shard_id)
+        if peer_id != self._own_id() and self._shards.lacks_file(shard_id):
+            # The paths of this machine are for its own operator.
+            raise PlainError(
+                f"This node has no file for shard {shard_id}.",
+                "Copy the file into its shards folder, or send LOAD_SHARD to a node that has it.",
+            )
         info = await self._shards.load(shard_id)
         return {
             "shard_id": shard_id,

@@ -30,7 +30,7 @@ DOMAIN = b"llama-cluster record v2\0"
 Signer = Callable[[bytes], bytes]
 Verifier = Callable[[str, bytes, bytes], bool]
 
-PeerId = Annotated[str, msgspec.Meta(min_length=40, max_length=128, pattern=r"^[A-Za-z0-9]+$")]
+PeerId = Annotated[str, msgspec.Meta(min_length=40, max_length=128, pattern=r"^[A-Za-z0-9]+\Z")]
 ShortText = Annotated[str, msgspec.Meta(max_length=96)]
 ShardId = Annotated[int, msgspec.Meta(ge=0, lt=keys.MAX_SHARDS)]
 Layer = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
@@ -38,7 +38,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Address = Annotated[str, msgspec.Meta(max_length=200)]
-Phase = Annotated[str, msgspec.Meta(pattern=r"^(none|file|loading|loaded)$")]
+Phase = Annotated[str, msgspec.Meta(pattern=r"^(none|file|loading|loaded)\Z")]
 
 
 class RecordRefusedError(Exception):
@@ -80,7 +80,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase = "none"
     progress: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     size: Size = 0
-    root: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    root: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     agent: ShortText = ""
     protocols: tuple[int, int] = PROTOCOLS
     leaving: bool = False
@@ -104,13 +104,13 @@ class TorrentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The mission's metadata record of a shard file."""
 
     cluster: ShortText
-    info_hash: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    info_hash: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     filename: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     size: Size
     peer_id: PeerId
     timestamp: float
     sequence: Sequence
-    root: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    root: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     sig: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
@@ -261,7 +261,7 @@ def order(raw: bytes) -> tuple[int, bytes]:
     """What decides between two records of one key: sequence, then content. Total."""
     try:
         sequence = msgspec.json.decode(raw).get("sequence", -1)
-    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError, RecursionError):
         sequence = -1
     return (sequence if isinstance(sequence, int) else -1, raw)
 

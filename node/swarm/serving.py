@@ -239,7 +239,7 @@ class Commands:
         except RequestFailed as error:
             answer["status"] = "timeout" if error.timeout else "error"
             answer["error"] = f"No answer: {error.reason}."
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             answer["status"] = "error"
             answer["error"] = "The answer is not JSON."
         self._settled(request_id, "MESSAGE", answer)
