@@ -196,6 +196,7 @@ def ip_literal(text: str) -> None:
 
 
 _HOST = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr)/([^/\s]{1,253})(.*)")
+_HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 _TAIL = re.compile(
     r"(/(tcp|udp)/(?P<port>\d{1,5}))?(/quic-v1)?(/certhash/[A-Za-z0-9_-]{1,100})*"
     r"(/(p2p|ipfs)/[1-9A-HJ-NP-Za-km-z]{10,100})?"
@@ -203,8 +204,11 @@ _TAIL = re.compile(
 
 
 def multiaddr(text: str) -> None:
-    """A multiaddr that can be dialled: /ip4/192.0.2.7/tcp/51820[/p2p/<peer id>]."""
-    allowed = "a multiaddr such as /ip4/192.0.2.7/tcp/51820 or /ip4/192.0.2.7/udp/51820/quic-v1"
+    """What can be dialled: /ip4/192.0.2.7/tcp/51820[/p2p/<peer id>], or host:port."""
+    allowed = "an address such as 192.0.2.7:51820 or /ip4/192.0.2.7/udp/51820/quic-v1"
+    plain = _HOST_PORT.fullmatch(text) if len(text) <= 270 else None
+    if plain is not None and 1 <= int(plain.group(1)) <= 65535:
+        return
     host = _HOST.fullmatch(text) if len(text) <= 512 else None
     tail = _TAIL.fullmatch(host.group(3)) if host else None
     if host is None or tail is None:
