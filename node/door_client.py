@@ -31,6 +31,7 @@ class _Line(msgspec.Struct):
     snapshot: State | None = None
     event: msgspec.Raw = msgspec.Raw()
     version: int = 0
+    past: list[msgspec.Raw] = []
     id: int | None = None
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
@@ -80,6 +81,7 @@ class SocketDoor:
             ) from None
         self._socket.settimeout(None)
         self._snapshot = Snapshot(first.snapshot, first.version)
+        self._recall(first)
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
         self._thread.start()
 
@@ -188,6 +190,12 @@ class SocketDoor:
             self._settle(line)
             return
         self._wake()
+
+    def _recall(self, first: _Line) -> None:
+        """Keep the events before the snapshot, for who reads them (a log) without folding them."""
+        for number, raw in enumerate(first.past, first.version - len(first.past) + 1):
+            with contextlib.suppress(msgspec.DecodeError):
+                self._recent.append((number, decode(bytes(raw))))
 
     def _settle(self, line: _Line) -> None:
         with self._lock:

@@ -1,7 +1,8 @@
 """The door over a Unix socket: JSON lines, for other processes of the same user.
 
-The server sends `{"protocol", "snapshot", "version"}` first, then `{"event", "version"}` for each
-event after it (and a new snapshot where a reader fell behind the door's memory). The client sends
+The server sends `{"protocol", "snapshot", "version", "past"}` first (`past` are the last events up
+to `version`, for the log), then `{"event", "version"}` for each event after it (and a new snapshot
+where a reader fell behind the door's memory). The client sends
 `{"id", "request", "params"}` and gets `{"id", "result"}` or
 `{"id", "error": {"sentence", "next_step"}}`.
 """
@@ -31,6 +32,7 @@ MAX_LINE = 4 * 2**20
 MAX_CLIENTS = 32
 MAX_OPEN_REQUESTS = 32
 MAX_BATCH = 256
+PAST_EVENTS = 1000
 SEND_TIMEOUT_S = 10.0
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
@@ -205,7 +207,7 @@ class _Client:
     async def _tell(self, scope: trio.CancelScope) -> None:
         """Send the snapshot and what happens after it. The door's memory is the only queue."""
         try:
-            seen = await self._send_snapshot()
+            seen = await self._send_snapshot(PAST_EVENTS)
             while True:
                 self._news = trio.Event()
                 events, last = self._door.events(seen, MAX_BATCH)
@@ -225,9 +227,15 @@ class _Client:
             # A reader that takes nothing for ten seconds would only hold memory.
             scope.cancel()
 
-    async def _send_snapshot(self) -> int:
+    async def _send_snapshot(self, past: int = 0) -> int:
         now = self._door.snapshot()
-        line = {"protocol": PROTOCOL, "snapshot": now.state, "version": now.version}
+        line: dict[str, Any] = {
+            "protocol": PROTOCOL,
+            "snapshot": now.state,
+            "version": now.version,
+        }
+        if past:
+            line["past"] = self._door.events(max(now.version - past, 0), past)[0]
         await self._send(_encoder.encode(line) + b"\n")
         return now.version
 

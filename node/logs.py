@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import msgspec
 
 from node import events as ev
+
+# Imported for the words it registers.
+from node import log_lines_swarm as log_lines_swarm
 from node.clean import clean
 from node.log_lines import rows
 from node.state import ShardStatus, State

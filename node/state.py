@@ -18,6 +18,7 @@ RECENT_COMMANDS = 200
 RECENT_PROBLEMS = 100
 MAX_PEERS = 1024
 MAX_HOLDERS_PER_SHARD = 256
+MAX_TORRENTS = 1024
 
 ShardStatus = Literal["LOCAL", "ONLINE", "OFFLINE"]
 Phase = Literal["none", "file", "loading", "loaded", "failed"]

@@ -8,11 +8,14 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from rich.segment import Segment
 from textual.app import App
 from textual.binding import Binding
+from textual.color import Color
+from textual.filter import LineFilter
 from textual.message import Message
 from textual.screen import Screen
 
@@ -232,6 +235,10 @@ class SwarmApp(App[str]):
         self.palette = palette_of(self.themes.get(name))
         self.theme = name
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """With NO_COLOR, the last wall: Textual blends colours of its own behind dialogs."""
+        return [Colourless()] if self.no_color else super().get_line_filters()
+
     # ------------------------------------------------------------ when things go wrong
 
     def _fatal_error(self) -> None:
@@ -246,6 +253,16 @@ class SwarmApp(App[str]):
         if self._exit_renderables and not self.crash:
             self.crash = "the terminal could not be read"
         self._exit_renderables.clear()
+
+
+class Colourless(LineFilter):
+    """Takes every colour out of a line, and leaves bold, reverse and underline."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            Segment(text, style.without_color if style is not None else None, control)
+            for text, style, control in segments
+        ]
 
 
 class Meter:

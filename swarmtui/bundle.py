@@ -38,7 +38,9 @@ HIDDEN = "[hidden]"
 _WORDS = r"token|secrets?|passw(?:or)?ds?|passphrase|api[_-]?key|private[_-]?key|credentials?"
 _SECRET_KEY = re.compile(rf"(?:{_WORDS}|authorization|psk)\Z", re.IGNORECASE)
 # Login names that are also words of our own are hidden in paths only.
-_OWN_WORDS = frozenset("root user admin node peer shard local test model swarm llama".split())
+_OWN_WORDS = frozenset(
+    ("root", "user", "admin", "node", "peer", "shard", "local", "test", "model", "swarm", "llama")
+)
 _SECRET_TEXT = re.compile(
     rf"(?P<key>\b\w*(?:{_WORDS}|authorization)\b(?P<end>\\?[\"']?)\s*[=:]\s*(?:bearer\s+)?)"
     r"(?P<open>\\?[\"'])?(?(open)(?:(?!(?P=open)).)*(?P=open)|[^\s,;&\"'{}\[\]\\]+)",

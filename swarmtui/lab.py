@@ -7,6 +7,7 @@ kill -9 only the folder is left).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -174,10 +175,18 @@ class Lab:
             except subprocess.TimeoutExpired:
                 os.killpg(member.process.pid, signal.SIGKILL)
                 member.process.wait()
-            # Only a killed node leaves it, and only where its path was too long for the folder.
-            member.settings.socket_path.unlink(missing_ok=True)
+            self._remove_socket(member.settings.socket_path)
         for end in self._lifeline:
             os.close(end)
+
+    def _remove_socket(self, path: Path) -> None:
+        """Sockets whose path would be too long lie in a shared folder outside the lab's own."""
+        if path.is_relative_to(self.folder):
+            return
+        for left in (path, path.with_name(path.name + ".lock")):
+            left.unlink(missing_ok=True)  # only a killed node leaves them
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # fails where another node uses it
 
     # ------------------------------------------------------------ processes
 

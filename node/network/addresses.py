@@ -73,9 +73,14 @@ def announced(candidates: Iterable[Multiaddr]) -> list[Multiaddr]:
                 result.append(Multiaddr("/".join(["", parts[1], address, *parts[3:]])))
         else:
             result.append(candidate)
-    result.sort(key=lambda item: transport_of(item) != "quic")
-    unique = {str(item): item for item in result}
-    return list(unique.values())[:MAX_ADDRESSES]
+    unique = {str(item): item for item in result}.values()
+    quic = [item for item in unique if transport_of(item) == "quic"]
+    rest = [item for item in unique if transport_of(item) != "quic"]
+    # On a machine of many interfaces neither transport may push the other out.
+    half = MAX_ADDRESSES // 2
+    return quic[: max(half, MAX_ADDRESSES - len(rest))] + rest[
+        : max(half, MAX_ADDRESSES - len(quic))
+    ]
 
 
 def parse_addresses(texts: Sequence[object], peer_id: str) -> list[Multiaddr]:

@@ -104,9 +104,16 @@ def parse_peer_id(text: str) -> ID:
         peer_id = ID.from_base58(text)
     except Exception as error:
         raise ValueError("not a peer id") from error
-    if not peer_id.to_bytes() or str(peer_id) != text:
+    if str(peer_id) != text or not _is_multihash(peer_id.to_bytes()):
         raise ValueError("not a peer id")
     return peer_id
+
+
+def _is_multihash(raw: bytes) -> bool:
+    """A short key itself (identity, as Ed25519's) or the SHA-256 of a long one."""
+    if raw[:1] == b"\0":
+        return 2 < len(raw) <= 44 and raw[1] == len(raw) - 2
+    return raw[:2] == b"\x12\x20" and len(raw) == 34
 
 
 def verify(peer_id: str, data: bytes, signature: bytes) -> bool:

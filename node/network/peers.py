@@ -22,7 +22,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from node import events as ev
-from node.network.dialer import Dialer, DialFailed, dial_order
+from node.network.dialer import DIAL_S, Dialer, DialFailed, dial_order
 from node.network.ping import PingStream, serve_ping
 from node.network.streams import StreamUnavailable, connection_transport, live_connections
 
@@ -31,6 +31,7 @@ PING_TIMEOUT_S = 2.0
 QUARANTINE_FIRST_S = 5.0
 QUARANTINE_MAX_S = 60.0
 REDIAL_FIRST_S = 1.0
+QUIC_HEAD_START_S = 0.4
 REDIAL_MAX_S = 30.0
 
 Source = Literal["bootstrap", "dht", "mdns", "machine", "gossip", "cache", "inbound"]
@@ -206,7 +207,10 @@ class Peers(INotifee):
         reason, refused = "no address to dial", False
         for index, (kind, address) in enumerate(order):
             try:
-                await self._dial_one(entry, kind, address)
+                if kind == "quic":
+                    await self._dial_quic(entry, address)
+                else:
+                    await self._dial_one(entry, kind, address)
             except DialFailed as error:
                 reason, refused = error.reason, refused or error.refused
                 last = index == len(order) - 1
@@ -235,6 +239,35 @@ class Peers(INotifee):
             self._fall_silent(entry, reason)
         return False
 
+    async def _dial_quic(self, entry: Known, address: Multiaddr) -> None:
+        """Dial over QUIC; where it does not answer soon, try TCP beside it.
+
+        UDP tells nothing of a node that is gone, and a handshake of py-libp2p's QUIC can get
+        stuck: either would cost its whole deadline. TCP answers or refuses at once.
+        """
+        failure: DialFailed | None = None
+
+        async def tcp_later() -> None:
+            nonlocal failure
+            await trio.sleep(QUIC_HEAD_START_S)
+            reasons = await self._add_tcp(entry)
+            if live_connections(self._host, entry.id):
+                nursery.cancel_scope.cancel()
+            elif reasons and all(item.refused for item in reasons):
+                failure = reasons[-1]
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            if self._transport == "dual":
+                nursery.start_soon(tcp_later)
+            try:
+                await self._dial_one(entry, "quic", address)
+            except DialFailed as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None and not live_connections(self._host, entry.id):
+            raise failure
+
     async def _dial_one(self, entry: Known, kind: ev.Transport, address: Multiaddr) -> None:
         self._emit(
             ev.PeerDialing(
@@ -243,15 +276,20 @@ class Peers(INotifee):
         )
         await self._dialer.dial(entry.id, address)
 
-    async def _add_tcp(self, entry: Known) -> None:
-        """Open TCP beside QUIC, for bulk and for everything that needs short round trips."""
+    async def _add_tcp(self, entry: Known) -> list[DialFailed]:
+        """Open TCP beside QUIC, for bulk and for everything that needs short round trips.
+
+        Returns what failed.
+        """
+        failures: list[DialFailed] = []
         for kind, address in dial_order(entry.addresses, "tcp"):
             if "tcp" in self._live_transports(entry):
-                return
+                return failures
             try:
                 await self._dial_one(entry, kind, address)
-                return
+                return failures
             except DialFailed as error:
+                failures.append(error)
                 self._emit(
                     ev.PeerDialFailed(
                         at=time.time(),
@@ -261,8 +299,11 @@ class Peers(INotifee):
                         reason=error.reason,
                     )
                 )
+        return failures
 
-    async def dial_unknown(self, address: Multiaddr, source: Source) -> str:
+    async def dial_unknown(
+        self, address: Multiaddr, source: Source, timeout: float = DIAL_S
+    ) -> str:
         """Connect to whoever listens at `address`; returns the proven peer id.
 
         Raises DialFailed. Used for bootstrap addresses without a peer id.
@@ -272,7 +313,7 @@ class Peers(INotifee):
             if not self._dialer.can_dial(candidate):
                 continue
             try:
-                peer = await self._dialer.dial_unknown(candidate)
+                peer = await self._dialer.dial_unknown(candidate, timeout)
             except DialFailed as error:
                 reason = error
                 continue
@@ -448,7 +489,17 @@ class Peers(INotifee):
         )
         if before and transport == "tcp" and self._nursery is not None:
             # Ask at once whether it is only the connection that died. QUIC merely idles out.
-            self._nursery.start_soon(self.check, peer_id)
+            self._nursery.start_soon(self._tcp_lost, entry)
+
+    async def _tcp_lost(self, entry: Known) -> None:
+        """A killed process closes its TCP connections and leaves QUIC open: dial TCP to know."""
+        if live_connections(self._host, entry.id) and self._transport == "dual":
+            failures = await self._add_tcp(entry)
+            if failures and all(item.refused for item in failures):
+                self._fall_silent(entry, failures[-1].reason)
+                await self.disconnect(entry.peer_id)
+                return
+        await self.check(entry.peer_id)
 
     async def opened_stream(self, network: object, stream: object) -> None:
         return

@@ -33,8 +33,8 @@ class _Sink(logging.Handler):
         self._seen[place] = now
         try:
             text = record.getMessage()
-        except (TypeError, ValueError):
-            text = str(record.msg)
+        except Exception:  # whatever a library hands over, logging it must not hurt
+            text = clean(record.msg, 300)
         self._report(record.levelname.lower(), clean(record.name, 80), clean(text, 300))
 
 

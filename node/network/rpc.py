@@ -24,6 +24,7 @@ from multiaddr import Multiaddr
 from node.events import Transport
 from node.network.addresses import MAX_ADDRESSES, parse_addresses
 from node.network.host import quiet_reset
+from node.network.identity import parse_peer_id
 from node.network.streams import (
     BufferedStream,
     StreamUnavailable,
@@ -228,6 +229,7 @@ def _read_peers(
             if is_known(peer_id):
                 found.append((peer_id, []))
                 continue
+            parse_peer_id(peer_id)
             texts = [str(Multiaddr(raw)) for raw in entry.addrs[: MAX_ADDRESSES * 2]]
         except Exception:
             continue

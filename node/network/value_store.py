@@ -21,8 +21,9 @@ from libp2p.peer.peerinfo import PeerInfo
 from node.swarm.records import MAX_AGE_S
 
 MAX_KEYS = 4096
-MAX_KEYS_PER_AUTHOR = 64
-MAX_PROVIDERS_PER_KEY = 32
+# A holder has two keys for each of the 64 shards it may announce, and those of its files.
+MAX_KEYS_PER_AUTHOR = 192
+MAX_PROVIDERS_PER_KEY = 20  # py-libp2p's k, which it enforces too
 
 
 class _Author(msgspec.Struct):

@@ -20,6 +20,7 @@ from node.swarm.records import (
     Announcement,
     Capabilities,
     Readiness,
+    RecordRefusedError,
     SequenceClock,
     write_record,
 )
@@ -127,8 +128,20 @@ class Announcer:
         """Tell everybody about one of this node's shards: gossip at once, then the DHT."""
         record = self._record(shard)
         raw = write_record(record, self._identity.sign)
+        try:
+            self._book.add(raw)
+        except RecordRefusedError as error:
+            self._emit(
+                ev.Problem(
+                    at=time.time(),
+                    level="warning",
+                    tag="SWARM",
+                    sentence=f"Shard {shard.shard_id} cannot be announced: {error.reason}.",
+                    next_step="Let another node hold it.",
+                )
+            )
+            return
         self._mine[shard.shard_id] = raw
-        self._book.add(raw)
         await self._gossip.publish(raw)
         key = keys.holder_key(self._book.cluster, shard.shard_id, self._identity.peer_id)
         stored = await self._dht.put(key, raw, shard.shard_id)

@@ -170,7 +170,7 @@ def _depth_within(raw: bytes, limit: int) -> bool:
     return True
 
 
-_FIELD = re.compile(r"at `\$\.?([^`]*)`")
+_FIELD = re.compile(r"at `\$\.([^`]*)`")
 
 
 def field_of(error: msgspec.ValidationError) -> str:

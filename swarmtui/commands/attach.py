@@ -8,11 +8,16 @@ import click
 
 from node import jobs
 from node.errors import PlainError
+from node.requests import STOP
 from node.settings import load_settings
 from swarmtui.commands.options import config_option, name_option
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from node.door_client import SocketDoor
+
+STOP_TIMEOUT_S = 3.0
 
 
 @click.command("attach")
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--theme", metavar="NAME", help="Colours of the console.")
 @config_option
 def command(name: str | None, theme: str | None, config: Path | None) -> int:
-    """Open the console of a node that runs on this machine. Leaving it does not stop the node."""
+    """Open the console of a node that runs on this machine. Closing it leaves the node running."""
     from swarmtui.commands.run import terminal, theme_dirs
 
     settings = load_settings({"theme": theme}, config=config)
@@ -31,11 +36,36 @@ def command(name: str | None, theme: str | None, config: Path | None) -> int:
         )
     from swarmtui.console import run_console
 
-    run_console(
-        lambda: jobs.connect(path),
+    opened = False
+
+    def connect() -> SocketDoor:
+        nonlocal opened
+        door = jobs.connect(path)
+        opened = True
+        return door
+
+    outcome = run_console(
+        connect,
         theme=settings.theme,
         theme_dirs=theme_dirs(settings),
         attached=True,
         title=name or path.parent.name,
     )
+    if outcome == "stop":
+        if not opened:
+            return 2
+        _stop(path)
     return 0
+
+
+def _stop(path: Path) -> None:
+    door = jobs.connect(path)
+    try:
+        asked = door.request(STOP, {"reason": "stopped from an attached console"})
+        asked.result(STOP_TIMEOUT_S)
+    except PlainError:
+        # A node that stops closes its door, perhaps before the answer is out.
+        if not door.lost:
+            raise
+    finally:
+        door.close()

@@ -91,6 +91,8 @@ class StatusBar(Bar):
     def _readiness(view: View) -> Line:
         state = view.state
         node = state.node
+        if view.lost:
+            return (("■ NO CONNECTION", "offline"), (f" {view.lost}, press q", "base"))
         if node is not None and node.stopped:
             return (("■ STOPPED", "offline"), (" press q", "base"))
         if node is not None and node.stopping:

@@ -16,6 +16,8 @@ class Pane(LiveTable):
     NAME: ClassVar[str] = ""
     KIND: ClassVar[str] = ""
 
+    _told: tuple[str, str] = ("", "")
+
     def build(self, view: View) -> list[Row]:
         """The rows of this pane."""
         raise NotImplementedError
@@ -45,8 +47,13 @@ class Pane(LiveTable):
         self.show(rows, empty)
         self.titles(counts, wanted)
 
+    def scroll_lines(self, count: int) -> None:
+        super().scroll_lines(count)
+        self.titles(*self._told)
+
     def titles(self, counts: str, wanted: str) -> None:
         """Draw the frame's texts again where they changed."""
+        self._told = counts, wanted
         head: Line = (
             (f"{self.NUMBER} ", "key"),
             (self.NAME, "title"),

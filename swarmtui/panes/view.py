@@ -15,11 +15,15 @@ STATUS_RANK = {"OFFLINE": 0, "LOCAL": 1, "ONLINE": 2}
 
 @dataclass(frozen=True)
 class View:
-    """One moment: the state, the ages read at it, and a word while there is no node yet."""
+    """One moment: the state and the ages read at it.
+
+    waiting: a word while there is no node yet; lost: why the door to it no longer answers.
+    """
 
     state: State
     ages: Ages
     waiting: str = ""
+    lost: str = ""
 
     @property
     def now(self) -> float:

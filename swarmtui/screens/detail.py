@@ -62,6 +62,12 @@ class DetailScreen(Screen[None]):
             # The tick may come between the pushing of this screen and its composition.
             return
         self._pane.show(self._lines(view))
+        self._titles()
+
+    def on_text_pane_scrolled(self) -> None:
+        self._titles()
+
+    def _titles(self) -> None:
         below = self._pane.below
         more = f"{below} lines below" if below else "end"
         self._pane.set_titles(((self._title, "title"),), ((more, "dim"),))

@@ -11,6 +11,7 @@ from textual.binding import Binding
 from textual.containers import Container
 from textual.screen import Screen
 
+from node.door import Door
 from node.state import State
 from swarmtui.actions import bindings, footer
 from swarmtui.panes.bars import CommandStrip, CoverageBar, KeyBar, StatusBar, TabRow
@@ -25,7 +26,7 @@ from swarmtui.screens.commands import Commands
 from swarmtui.screens.detail import DetailScreen
 from swarmtui.widgets.ring_log import RingLog, log_spans
 from swarmtui.widgets.table import LiveTable
-from swarmtui.widgets.text import Ages, Line
+from swarmtui.widgets.text import Ages, Line, printable
 from swarmtui.widgets.text_pane import TextPane
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ NARROW = (110, 30)
 WIDE = (160, 40)
 TABS = ((1, "Shards"), (2, "Peers"), (3, "DHT"), (4, "Torrents"), (5, "Log"))
 LOG = 5
+
+
+def door_lost(door: Door) -> str:
+    """Why a door to another process no longer answers; empty while it does."""
+    return printable(str(getattr(door, "lost", "")), 60)
 
 
 class MainScreen(Commands, Screen[None]):
@@ -54,6 +60,7 @@ class MainScreen(Commands, Screen[None]):
         self.feed: LogFeed | None = None
         self._version = -1
         self._due = inf
+        self._lost = ""
 
     def compose(self) -> ComposeResult:
         yield StatusBar(id="status")
@@ -118,8 +125,14 @@ class MainScreen(Commands, Screen[None]):
             self.set_class(self.mode == mode, f"-{mode}")
         self.set_class(self.zoomed, "-zoomed")
         self.set_class(self.active == LOG, "-log")
+        # Set here and not by a style rule, which would come too late for a focus at once.
+        alone = self.zoomed or self.mode == "narrow"
         for number, pane in self.panes.items():
-            pane.set_class(number == self.table, "-active")
+            pane.display = not alone or number == self.table
+        self.query_one("#detail").display = self.mode == "wide" and not alone
+        self.query_one("#tabs").display = self.mode == "narrow"
+        self.query_one("#work").display = not (alone and self.active == LOG)
+        self.ring_log.display = self.active == LOG or not self.zoomed
         self.query_one("#tabs", TabRow).update_tabs(TABS, self.active, self.wanted)
         self.call_after_refresh(self.redraw)
 
@@ -129,8 +142,10 @@ class MainScreen(Commands, Screen[None]):
         if number != LOG:
             self.table = number
         self.put_in_place()
-        target = self.ring_log if number == LOG else self.panes[number]
-        self.call_after_refresh(target.focus)
+        # At once, so that a key typed right after goes to the pane it was meant for.
+        if number != LOG:
+            self.panes[number].update_view(self.view(), self.wanted)
+        self.set_focus(self.ring_log if number == LOG else self.panes[number])
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         widget = event.widget
@@ -138,10 +153,7 @@ class MainScreen(Commands, Screen[None]):
         if isinstance(widget, RingLog):
             number = LOG
         if number is not None and number != self.active:
-            self.active = number
-            if number != LOG:
-                self.table = number
-            self.put_in_place()
+            self.go_to(number)
 
     def action_pane(self, number: int) -> None:
         self.go_to(number)
@@ -174,7 +186,9 @@ class MainScreen(Commands, Screen[None]):
         if door is None:
             return
         version = door.snapshot().version
-        changed = version != self._version
+        lost = door_lost(door)
+        changed = version != self._version or lost != self._lost
+        self._lost = lost
         if not changed and app.clock() < self._due:
             return
         if changed and self.feed is not None and self.feed.drain(self.ring_log):
@@ -188,7 +202,7 @@ class MainScreen(Commands, Screen[None]):
         ages = Ages(app.clock())
         if app.door is None:
             return View(State(), ages, app.waiting)
-        return View(app.door.snapshot().state, ages)
+        return View(app.door.snapshot().state, ages, lost=door_lost(app.door))
 
     def redraw(self) -> None:
         """Draw what is visible, whether or not it changed."""

@@ -63,22 +63,25 @@ def wrap(line: Line, width: int, indent: int = 0) -> list[Line]:
     used = 0
     for text, style in line:
         for word in _words(printable(text)):
-            size = cell_len(word)
-            if used + len(word.rstrip()) > width and used > indent and size <= width - indent:
+            size = cell_len(word.rstrip())
+            if used + size > width and used > indent and size <= width - indent:
                 out.append(tuple(current))
                 current, used = [(" " * indent, "base")] if indent else [], indent
                 word = word.lstrip()
-                size = cell_len(word)
             while used + cell_len(word.rstrip()) > width:
-                head = chop_cells(word, max(width - used, 1))[0]
-                current.append((head, style))
+                # A wide character needs two cells; where they are not left, the line ends here.
+                if width - used >= 2 or used == indent:
+                    head = chop_cells(word, max(width - used, 2))[0]
+                    current.append((head, style))
+                    word = word[len(head) :]
                 out.append(tuple(current))
                 current, used = [(" " * indent, "base")] if indent else [], indent
-                word = word[len(head) :]
-                size = cell_len(word)
             if word:
-                current.append((word, style))
-                used += size
+                if current and current[-1][1] == style:
+                    current[-1] = (current[-1][0] + word, style)
+                else:
+                    current.append((word, style))
+                used += cell_len(word)
     out.append(tuple(current))
     return out
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual.binding import Binding
+from textual.message import Message
 
 from swarmtui.theming import Palette
 from swarmtui.widgets.panel import Panel, draw
@@ -24,6 +25,9 @@ class TextPane(Panel):
         Binding("home,g", "first", show=False),
         Binding("end,G", "last", show=False),
     ]
+
+    class Scrolled(Message):
+        """The view moved."""
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -67,6 +71,7 @@ class TextPane(Panel):
         last = max(len(self._wrapped) - self.body_height, 0)
         self._top = max(0, min(self._top + count, last))
         self.refresh_body()
+        self.post_message(self.Scrolled())
 
     def action_scroll_by(self, by: int) -> None:
         self.scroll_lines(by)

@@ -21,6 +21,8 @@ from swarmtui.theming import load_themes
 
 GOLDENS = Path(__file__).parent / "goldens"
 PATIENCE_S = 20.0
+# Read here: the tests themselves run without the operator's environment.
+UPDATE = bool(os.environ.get("SWARMTUI_UPDATE_GOLDENS"))
 
 
 class Recorder:
@@ -108,7 +110,7 @@ def run(test: Callable[[], Any]) -> None:
 def check_golden(name: str, text: str) -> None:
     """Compare with goldens/<name>.txt; SWARMTUI_UPDATE_GOLDENS=1 writes it anew."""
     path = GOLDENS / f"{name}.txt"
-    if os.environ.get("SWARMTUI_UPDATE_GOLDENS"):
+    if UPDATE:
         GOLDENS.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8"), f"the screen differs from {path.name}"

@@ -93,7 +93,8 @@ def test_the_dialog_keeps_its_shard_when_the_table_turns_over_behind_it() -> Non
         recorder = Recorder(door)
         async with console(door) as (app, pilot):
             await press(pilot, "L")
-            door.emit(ev.PeerHeard(at=scenario.NOW, peer_id=scenario.DORA, rtt_ms=9, transport="tcp"))
+            dora = scenario.DORA
+            door.emit(ev.PeerHeard(at=scenario.NOW, peer_id=dora, rtt_ms=9, transport="tcp"))
             app._main.tick()
             await press(pilot, "y")
             assert recorder.asked == [("load", {"shard_id": 2})]
@@ -310,3 +311,14 @@ def test_command_lines_are_quoted_for_a_shell() -> None:
         "swarmtui send MESSAGE 'it'\"'\"'s; rm' --to all"
     )
     assert cli_line("LOAD_SHARD", "me", 3) == "swarmtui send LOAD_SHARD --to me --shard 3"
+
+
+def test_a_key_typed_right_after_a_pane_goes_to_that_pane() -> None:
+    async def test() -> None:
+        for size in ((80, 24), (120, 40)):
+            async with console(size=size) as (app, pilot):
+                await pilot.press("4", "2", "down", "enter")
+                await settled(pilot)
+                assert "Why: peer 12D3…Car4" in app.screen_text()
+
+    run(test)

@@ -205,3 +205,16 @@ def test_a_stopped_node_says_so() -> None:
             assert "STOPPED press q" in app.screen_text()
 
     run(test)
+
+
+def test_a_lost_connection_says_so() -> None:
+    async def test() -> None:
+        door = scenario.recorded_door()
+        async with console(door, attached=True) as (app, pilot):
+            door.lost = "the node closed the connection"  # type: ignore[attr-defined]
+            app._main.tick()
+            await settled(pilot)
+            line = app.screen_text().splitlines()[0]
+            assert "■ NO CONNECTION the node closed the connection, press q" in line
+
+    run(test)

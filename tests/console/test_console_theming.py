@@ -75,7 +75,8 @@ def test_shipped_themes_are_legible(name: str) -> None:
 @pytest.mark.parametrize("blindness", BLINDNESS)
 def test_the_three_states_stay_apart_for_every_eye(name: str, blindness: str) -> None:
     theme = load_themes().get(name)
-    points = [lab(theme.colour(key), BLINDNESS[blindness]) for key in ("local", "online", "offline")]
+    matrix = BLINDNESS[blindness]
+    points = [lab(theme.colour(key), matrix) for key in ("local", "online", "offline")]
     for first, second in combinations(points, 2):
         distance = sum((a - b) ** 2 for a, b in zip(first, second, strict=True)) ** 0.5
         assert distance >= 20
