@@ -130,7 +130,7 @@ class Node:
     async def _serve(self, stack: AsyncExitStack, identity: Identity, task_status: Any) -> None:
         settings = self.settings
         self._token = trio.lowlevel.current_trio_token()
-        host = build_host(identity, settings.transport)
+        host = build_host(identity, settings.transport, stock=settings.stock_transport)
         guard_handlers(host, self._handler_failed)
         announced = await stack.enter_async_context(
             running_host(host, settings.listen, settings.port, settings.transport)
@@ -209,7 +209,7 @@ class Node:
         stack.callback(board.remove)
 
         nursery = await stack.enter_async_context(_stoppable_nursery())
-        requests = Requests(self, nursery, commands, handlers, peers)
+        requests = Requests(self.door, settings, self.stop, nursery, commands, handlers, peers)
         self.door.serve(requests.take)
         stack.callback(self.door.serve, None)
         nursery.start_soon(peers.run)
@@ -230,7 +230,7 @@ class Node:
         self.emit(ev.NodeStopping(at=time.time(), reason=self._reason))
         cache.save()
         with trio.move_on_after(LEAVE_S / 2):
-            await announcer.say_goodbye()
+            await announcer.say_goodbye(discovery.tell_everybody)
         with trio.move_on_after(LEAVE_S / 2):
             await shards.close()
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
 from node import requests as rq
 from node.clean import clean
+from node.door import NodeDoor
 from node.errors import PlainError
 from node.network.peers import Peers
 from node.report import status_report_dict
+from node.settings import Settings
 from node.swarm import commands as cmd
 from node.swarm.handlers import Handlers
 from node.swarm.serving import Commands
-
-if TYPE_CHECKING:
-    from node.runtime import Node
 
 MIN_ABBREVIATION = 4
 MAX_ORIGIN = 32
@@ -30,13 +29,17 @@ class Requests:
 
     def __init__(
         self,
-        node: Node,
+        door: NodeDoor,
+        settings: Settings,
+        stop: Callable[[str], None],
         nursery: trio.Nursery,
         commands: Commands,
         handlers: Handlers,
         peers: Peers,
     ) -> None:
-        self._node = node
+        self._door = door
+        self._describe = settings.describe
+        self._stop_node = stop
         self._nursery = nursery
         self._commands = commands
         self._handlers = handlers
@@ -89,14 +92,14 @@ class Requests:
     # ------------------------------------------------------------ the requests
 
     async def _status(self, params: dict[str, Any]) -> dict[str, Any]:
-        report: dict[str, Any] = status_report_dict(self._node.door.state, time.time())
+        report: dict[str, Any] = status_report_dict(self._door.state, time.time())
         return report
 
     async def _settings(self, params: dict[str, Any]) -> dict[str, Any]:
-        return dict(self._node.settings.describe())
+        return dict(self._describe())
 
     async def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
-        self._node.stop(clean(params.get("reason") or "asked to stop", 80))
+        self._stop_node(clean(params.get("reason") or "asked to stop", 80))
         return {}
 
     async def _load(self, params: dict[str, Any]) -> dict[str, Any]:

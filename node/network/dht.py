@@ -98,6 +98,7 @@ class Dht:
         self._kad.provider_store = BoundedProviderStore(host, self._kad.peer_routing)
         set_handler(host, str(PROTOCOL_ID), self._serve)
         self._nursery: trio.Nursery
+        self._told_size = 0
         self._running = trio.Event()
 
     async def run(self) -> None:
@@ -123,21 +124,23 @@ class Dht:
     async def add_peer(self, peer_id: str) -> None:
         """Put a connected peer into the routing table."""
         peer = ID.from_base58(peer_id)
-        before = self.size
         entry = self._peers.get(peer_id)
         if entry is not None and entry.addresses:
             self._host.get_peerstore().add_addrs(peer, entry.addresses, 3600)
         await self._kad.add_peer(peer, skip_server_mode_check=True)
-        if self.size != before:
-            self._emit(ev.RoutingUpdated(at=time.time(), peer_id=peer_id, size=self.size))
+        self._tell_size(peer_id)
 
     async def remove_peer(self, peer_id: str) -> None:
         """Take a silent peer out; others may still name it, which quarantine covers."""
         peer = ID.from_base58(peer_id)
-        before = self.size
         self._kad.routing_table.remove_peer(peer)
         await self._calls.forget(peer)
-        if self.size != before:
+        self._tell_size(peer_id)
+
+    def _tell_size(self, peer_id: str) -> None:
+        # py-libp2p's server adds callers by itself, so the size before a call says nothing.
+        if self.size != self._told_size:
+            self._told_size = self.size
             self._emit(ev.RoutingUpdated(at=time.time(), peer_id=peer_id, size=self.size))
 
     def _nearest(self, key: bytes) -> list[ID]:

@@ -214,7 +214,7 @@ def _peer(view: View, key: str) -> list[Line]:
         ((word, style), (f"  {printable(peer.note, 200)}", "base")),
         _field("peer id", printable(peer.peer_id, 128), "strong"),
         _field("agent", printable(peer.agent, 128)),
-        _field("role", "rendezvous node" if peer.bootstrap else "node"),
+        _field("role", "bootstrap node" if peer.bootstrap else "node"),
         _field("over", ", ".join(peer.transports) or "not connected"),
         _field("direction", peer.direction),
         _field("rtt", milliseconds(peer.rtt_ms)),
