@@ -46,7 +46,10 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """A node seen from this one. `rtt_ms` is None until it answered a ping."""
+    """A node seen from this one. `rtt_ms` is None until it answered a ping.
+
+    `transports` are open, `carries` is the one that messages go over (the last ping's).
+    """
 
     peer_id: str
     addresses: tuple[str, ...] = ()
@@ -61,6 +64,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     silent_since: float = 0.0
     rtt_ms: float | None = None
     pings: int = 0
+    carries: str = ""
     quarantined_until: float = 0.0
     note: str = ""
     bootstrap: bool = False

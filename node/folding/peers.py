@@ -145,7 +145,11 @@ def _peer_heard(state: State, event: ev.PeerHeard) -> State:
     measured: dict[str, Any] = {}
     if event.rtt_ms is not None:
         pings = known.pings if known is not None else 0
-        measured = {"rtt_ms": event.rtt_ms, "pings": pings + 1}
+        measured = {
+            "rtt_ms": event.rtt_ms,
+            "pings": pings + 1,
+            "carries": event.transport,
+        }
     return with_peer(
         state, event.peer_id, event.at, heard_at=event.at, silent=False, note="", **measured
     )

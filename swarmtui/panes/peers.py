@@ -6,7 +6,7 @@ from math import inf
 
 from node.state import Peer
 from swarmtui.panes.pane import Pane
-from swarmtui.panes.view import View, held_by, peer_state
+from swarmtui.panes.view import View, carried_over, held_by, peer_state
 from swarmtui.widgets.table import Column, Row
 from swarmtui.widgets.text import DASH, milliseconds, names, peer_name, printable
 
@@ -20,11 +20,11 @@ class PeersPane(Pane):
     COLUMNS = (
         Column("PEER", 9),
         Column("STATE", 14),
-        Column("OVER", 8, drop=2),
+        Column("OVER", 10, drop=2),
         Column("RTT", 6, "right"),
         Column("SHARDS", 6, grow=1, most=24),
         Column("HEARD", 5, "right", drop=1),
-        Column("AGENT", 10, drop=3, grow=2, most=40),
+        Column("NODE", 10, drop=3, grow=2, most=40),
     )
 
     def build(self, view: View) -> list[Row]:
@@ -32,7 +32,7 @@ class PeersPane(Pane):
         for peer in view.state.peers.values():
             word, style = peer_state(view, peer)
             held = names(held_by(view.state, peer.peer_id)) or DASH
-            over = " ".join(peer.transports) or DASH
+            over = carried_over(peer)
             label = _agent(peer)
             rank = _RANK.get(word.split()[0], 5)
             rows.append(
@@ -80,5 +80,6 @@ class PeersPane(Pane):
 
 
 def _agent(peer: Peer) -> str:
-    label = printable(peer.agent, 64)
-    return f"rendezvous {label}".strip() if peer.bootstrap else label or DASH
+    program, _, name = printable(peer.agent, 64).partition(" ")
+    label = f"{name} {program}".strip()  # the node's own name tells more, so it comes first
+    return f"{label} (bootstrap)".strip() if peer.bootstrap else label or DASH

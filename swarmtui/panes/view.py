@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 
 from node.state import Holder, Peer, Shard, State
-from swarmtui.widgets.text import Ages, Span, printable
+from swarmtui.widgets.text import DASH, Ages, Span, printable
 
 STATUS_WORDS = {"LOCAL": "★ LOCAL", "ONLINE": "✓ ONLINE", "OFFLINE": "✗ OFFLINE"}
 STATUS_STYLES = {"LOCAL": "local", "ONLINE": "online", "OFFLINE": "offline"}
@@ -94,3 +94,10 @@ def peer_state(view: View, peer: Peer) -> Span:
     if peer.connected:
         return "connected", "base"
     return ("dial failed", "warn") if peer.note.startswith("dial failed") else ("known", "dim")
+
+
+def carried_over(peer: Peer) -> str:
+    """The transport that messages go over; others that are open, in brackets: `tcp (quic)`."""
+    first = peer.carries if peer.carries in peer.transports else next(iter(peer.transports), "")
+    rest = [item for item in peer.transports if item != first]
+    return f"{first} ({', '.join(rest)})" if rest else first or DASH
