@@ -152,6 +152,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             help="QUIC and TCP (dual), or only one of them.",
         ),
     ] = "dual"
+    stock_transport: Annotated[
+        bool,
+        Option(
+            flag="--stock-transport",
+            group="network",
+            help="py-libp2p's own Noise and Yamux instead of the faster ones.",
+        ),
+    ] = False
     listen: Annotated[
         str,
         Option(

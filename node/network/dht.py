@@ -37,6 +37,10 @@ ALPHA = 3
 REPLICATION = 8
 AGREE = 2
 MAX_ASKED = 12
+# Who does not answer for so long no longer takes one of the ALPHA places, and a lookup with other
+# answers does not wait for it: dead peers cost less than a second, whatever their deadline. What
+# comes later still counts for the peer.
+PATIENCE_S = 0.7
 INBOUND_STREAMS = 512
 
 Emit = Callable[[ev.Event], None]
@@ -173,13 +177,13 @@ class Dht:
         candidates = self._nearest(key)
         seen: set[ID] = set()
         answered: list[ID] = []
-        running = 0
+        running: dict[ID, float] = {}
+        stalled: set[ID] = set()
         done = False
         wake = trio.Event()
 
         async def one(peer: ID) -> None:
-            nonlocal running
-            start = time.perf_counter()
+            start = running[peer]
             answer, result, detail = Answer(), "error", ""
             try:
                 if not await self._reach(peer):
@@ -210,23 +214,41 @@ class Dht:
                     )
                     if closer is not None and closer.id not in seen:
                         candidates.append(closer.id)
-                running -= 1
+                running.pop(peer, None)
                 wake.set()
 
         while not enough():
             open_ones = [p for p in candidates if p not in seen and self._may_ask(p)]
             ranked = sort_peer_ids_by_distance(key, list(dict.fromkeys(open_ones)))
-            free = max(min(ALPHA - running, limit - len(seen)), 0)
-            if not ranked[:free] and not running:
+            active = running.keys() - stalled
+            free = max(min(ALPHA - len(active), limit - len(seen)), 0)
+            if not ranked[:free] and not active and (answered or not running):
                 break
             for peer in ranked[:free]:
                 seen.add(peer)
-                running += 1
+                running[peer] = time.perf_counter()
                 self._nursery.start_soon(one, peer)
             wake = trio.Event()
-            await wake.wait()
+            with trio.move_on_after(PATIENCE_S) as patience:
+                await wake.wait()
+            if patience.cancelled_caught:
+                stalled.update(running)
         done = True
+        if not enough():
+            asked.extend(self._not_awaited(running))
         return sort_peer_ids_by_distance(key, answered)
+
+    def _not_awaited(self, running: dict[ID, float]) -> list[ev.PeerAnswer]:
+        now = time.perf_counter()
+        return [
+            ev.PeerAnswer(
+                peer_id=str(peer),
+                duration_ms=round((now - start) * 1000, 2),
+                result="timeout",
+                detail="not waited for",
+            )
+            for peer, start in running.items()
+        ]
 
     async def _reach(self, peer: ID) -> bool:
         peer_id = str(peer)

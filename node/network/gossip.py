@@ -7,7 +7,7 @@ it is passed on or believed, so a forged one goes no further than its first hone
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import trio
@@ -41,6 +41,31 @@ class _SteadyPubsub(Pubsub):
             _log.warning("a gossip message was dropped (%s)", type(error).__name__)
 
 
+class _FloodingRouter(GossipSub):
+    """Sends this node's own messages to every subscribed peer, not only to its mesh.
+
+    Gossipsub 1.1 calls it flood publishing. A mesh forms at a heartbeat: a node that leaves soon
+    after it joined would otherwise say goodbye to nobody.
+    """
+
+    def _get_peers_to_send(
+        self,
+        topic_ids: Iterable[str],
+        msg_forwarder: ID,
+        origin: ID,
+        msg_id: bytes | None = None,
+    ) -> Iterable[ID]:
+        topics = list(topic_ids)
+        found = set(super()._get_peers_to_send(topics, msg_forwarder, origin, msg_id))
+        pubsub = self.pubsub
+        if pubsub is not None and origin == pubsub.my_id:
+            for topic in topics:
+                subscribed = pubsub.peer_topics.get(topic, set())
+                found.update(peer for peer in subscribed if peer in self.peer_protocol)
+            found.discard(origin)
+        return found
+
+
 class Gossip:
     """One topic. `accept` checks each message; `receive` gets those that passed, once each."""
 
@@ -55,7 +80,7 @@ class Gossip:
         self._own = str(host.get_id())
         self._accept = accept
         self._receive = receive
-        self._router = GossipSub(
+        self._router = _FloodingRouter(
             PROTOCOLS,
             degree=DEGREE,
             degree_low=DEGREE_LOW,

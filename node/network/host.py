@@ -29,6 +29,7 @@ from multiaddr import Multiaddr
 
 from node.errors import PlainError
 from node.network.addresses import announced, listen_addresses, transport_of
+from node.network.fast import FastNoise, install
 from node.network.identity import Identity
 from node.network.noise import SteadyNoise
 from node.shielding import grace
@@ -72,8 +73,11 @@ def _resource_manager() -> ResourceManager:
     )
 
 
-def build_host(identity: Identity, transport: str) -> BasicHost:
-    """A host with Noise and Yamux over TCP, QUIC, or both ("dual"); it does not listen yet."""
+def build_host(identity: Identity, transport: str, *, stock: bool = False) -> BasicHost:
+    """A host with Noise and Yamux over TCP, QUIC, or both ("dual"); it does not listen yet.
+
+    Noise and Yamux are our own (node.network.fast) or, with `stock`, py-libp2p's.
+    """
     transports: list[Any] = []
     if transport in ("dual", "quic"):
         config = QUICTransportConfig(idle_timeout=QUIC_IDLE_S)
@@ -83,7 +87,7 @@ def build_host(identity: Identity, transport: str) -> BasicHost:
     host = new_host(
         key_pair=identity.key_pair,
         sec_opt={
-            NOISE_PROTOCOL_ID: SteadyNoise(
+            NOISE_PROTOCOL_ID: (SteadyNoise if stock else FastNoise)(
                 identity.key_pair, noise_privkey=create_noise_key_pair().private_key
             )
         },
@@ -96,6 +100,8 @@ def build_host(identity: Identity, transport: str) -> BasicHost:
     assert isinstance(host, BasicHost)
     network = host.get_network()
     assert isinstance(network, Swarm)
+    if not stock:
+        install(host)
     network.retry_config = RetryConfig(max_retries=0)  # retries and backoff are the peer table's
     return host
 

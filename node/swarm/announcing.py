@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import trio
@@ -79,6 +79,7 @@ class Announcer:
         self._dirty: set[int] = set()
         self._wake = trio.Event()
         self._mine: dict[int, bytes] = {}
+        self._leaving = False
         self._stored: dict[int, int] = {}
         self._dht: Dht
         self._gossip: Gossip
@@ -126,6 +127,8 @@ class Announcer:
 
     async def announce(self, shard: OwnShard) -> None:
         """Tell everybody about one of this node's shards: gossip at once, then the DHT."""
+        if self._leaving:
+            return  # a newer announcement would take the goodbye back
         record = self._record(shard)
         raw = write_record(record, self._identity.sign)
         try:
@@ -163,12 +166,24 @@ class Announcer:
             )
         )
 
-    async def say_goodbye(self) -> None:
-        """Tell everybody that this node leaves. Bounded by the caller's deadline."""
-        for shard in self.own():
-            if shard.phase != "none":
-                goodbye = self._record(shard, leaving=True)
-                await self._gossip.publish(write_record(goodbye, self._identity.sign))
+    async def say_goodbye(self, tell: Callable[[list[bytes]], Awaitable[None]]) -> None:
+        """Tell everybody that this node leaves. Bounded by the caller's deadline.
+
+        `tell` gives records to every connected peer: gossip alone would miss those whose
+        subscription has not come yet, as when a node leaves soon after it joined.
+        """
+        self._leaving = True
+        self._mine = {}
+        goodbyes = [
+            write_record(self._record(shard, leaving=True), self._identity.sign)
+            for shard in self.own()
+            if shard.phase != "none"
+        ]
+        if not goodbyes:
+            return
+        for raw in goodbyes:
+            await self._gossip.publish(raw)
+        await tell(goodbyes)
 
     async def put_readiness(self, ready: bool, available: list[int]) -> None:
         """Put this node's view of readiness under the cluster's readiness key."""

@@ -289,6 +289,12 @@ class Discovery:
                 if other.record.peer_id != peer_id:
                     self._peers.check_soon(other.record.peer_id)
 
+    async def tell_everybody(self, records: list[bytes]) -> None:
+        """Give every connected peer these records, all at once; until each answered."""
+        async with trio.open_nursery() as nursery:
+            for peer_id in self._peers.connected_ids():
+                nursery.start_soon(self.exchange.tell, peer_id, records)
+
     # ------------------------------------------------------------ running
 
     async def run(self) -> None:

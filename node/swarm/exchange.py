@@ -110,3 +110,17 @@ class Exchange:
         for text in answer.records:
             self._take(text.encode("utf-8"), peer_id)
         return len(answer.records)
+
+    async def tell(self, peer_id: str, records: list[bytes]) -> bool:
+        """Give a connected peer these records; whether it answered."""
+        offer = Offer(
+            cluster=self._book.cluster,
+            agent=self._agent,
+            records=[item.decode("utf-8") for item in records],
+            have=self._book.sequences(),
+        )
+        try:
+            await self._protocol.request(peer_id, msgspec.json.encode(offer), TIMEOUT_S)
+        except RequestFailed:
+            return False
+        return True

@@ -10,12 +10,6 @@ from swarm_processes import Swarm, make_model
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the four shard files of a small model."""
-    return make_model(tmp_path_factory.mktemp("model4"), 4)
-
-
-@pytest.fixture(scope="session")
 def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """The folder with the shard files of a small model cut into as many shards as asked."""
     made: dict[int, Path] = {}

@@ -33,7 +33,7 @@ START_S = 45.0
 PATIENCE_S = 30.0
 LEAVE_GRACE_S = 6.0
 LOOK_S = 0.05
-LAST_LINES = 25
+LAST_LINES = 12
 FOREIGN = ("LLAMA_", "SWARMTUI_", "NODE_GPU_")
 LOOPBACK = ("--listen", "127.0.0.1", "--no-mdns")
 
@@ -129,10 +129,11 @@ class Member:
                 for item in state.peers.values()
             ]
             lines += [f"    shards {'; '.join(rows)}", f"    peers {'; '.join(peers)}"]
-        for path in (self.output, self.errors):
+        crashes = sorted(self.settings.crash_dir.glob("*.txt"))
+        for path in (self.output, self.errors, *crashes):
             if path.exists():
                 text = path.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]
-                lines += [f"    {line[:240]}" for line in text]
+                lines += [f"    {line[:160]}" for line in text]
         return "\n".join(lines)
 
 
@@ -168,13 +169,16 @@ class Swarm:
         env: dict[str, str] | None = None,
         python: Sequence[str] = (),
     ) -> Member:
-        """Start `swarmtui ARGS`; `name` is the node's name (its door is looked for under it)."""
+        """Start `swarmtui ARGS`; `name` is the node's name (its door is looked for under it).
+
+        `python` replaces `-m swarmtui` in the interpreter's arguments.
+        """
         home = home or self.folder / name
         home.mkdir(parents=True, exist_ok=True)
         turn = sum(item.name == name for item in self.members)
         output = self.folder / f"{name}.{turn}.out"
         errors = self.folder / f"{name}.{turn}.err"
-        command = [sys.executable, *python, "-m", "swarmtui", *args]
+        command = [sys.executable, *(python or ("-m", "swarmtui")), *args]
         with output.open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(
                 command,
@@ -207,6 +211,7 @@ class Swarm:
         home: Path | None = None,
         env: dict[str, str] | None = None,
         log: str = "json",
+        python: Sequence[str] = (),
     ) -> Member:
         """Start a node that holds `shards` and joins through `via`; does not wait."""
         args = [part for item in shards for part in ("--shard", str(item))]
@@ -214,7 +219,7 @@ class Swarm:
         args += ["--total-shards", str(self.total), "--shards-dir", str(self.shards_dir)]
         where = via.addresses if isinstance(via, Member) else via or ()
         args += [part for item in where for part in ("--bootstrap", item)]
-        return self.launch(name, [*args, *flags], home=home, env=env)
+        return self.launch(name, [*args, *flags], home=home, env=env, python=python)
 
     def open(self, *members: Member) -> None:
         """Connect to the doors of processes that are starting."""
@@ -237,7 +242,8 @@ class Swarm:
                     pass
                 else:
                     raise AssertionError(f"{member.name} ended\n{self.describe()}")
-                assert time.monotonic() < deadline, f"{member.name} opens no door\n{self.describe()}"
+                late = f"{member.name} opens no door\n{self.describe()}"
+                assert time.monotonic() < deadline, late
 
     # ------------------------------------------------------------ waiting
 
@@ -259,6 +265,17 @@ class Swarm:
         """Wait until every one of `members` sees every shard LOCAL or ONLINE."""
         return self.until(
             lambda: all(item.state.complete for item in members), "the swarm is not ready", timeout
+        )
+
+    def until_status(self, *wanted: tuple[Member, str]) -> None:
+        """Wait until members see their shards so: "LO" is 0 LOCAL and 1 ONLINE, "-" OFFLINE."""
+        words = {"L": "LOCAL", "O": "ONLINE", "-": "OFFLINE"}
+        self.until(
+            lambda: all(
+                list(member.status().values()) == [words[letter] for letter in letters]
+                for member, letters in wanted
+            ),
+            "not " + ", ".join(f"{member.name} {letters}" for member, letters in wanted),
         )
 
     def describe(self) -> str:
@@ -343,7 +360,7 @@ def make_model(folder: Path, shards: int = 4) -> Path:
     from node.shards.synth import synth_model
 
     whole = folder / "whole.gguf"
-    synth_model(whole, layers=8, embd=64, vocab=512, seed=1, quant="f32")
+    synth_model(whole, layers=max(8, shards), embd=64, vocab=512, seed=1, quant="f32")
     out = folder / "shards"
     out.mkdir()
     split_model(whole, shards, out)

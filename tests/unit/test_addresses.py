@@ -23,9 +23,7 @@ def network(monkeypatch: pytest.MonkeyPatch, **interfaces: list[str]) -> None:
 
     def entries(texts: list[str]) -> list[SimpleNamespace]:
         return [
-            SimpleNamespace(
-                family=socket.AF_INET6 if ":" in text else socket.AF_INET, address=text
-            )
+            SimpleNamespace(family=socket.AF_INET6 if ":" in text else socket.AF_INET, address=text)
             for text in texts
         ]
 
@@ -141,13 +139,16 @@ def test_many_addresses_are_cut() -> None:
     assert ad.parse_addresses(junk_first, PEER) == []
 
 
-PART = st.sampled_from(
-    ["ip4", "ip6", "tcp", "udp", "quic-v1", "p2p", "tls", "http", "ws", "dns", "unix", "1.2.3.4"]
-    + ["::1", "1", "0", "65536", PEER, OTHER, "", "certhash", "p2p-circuit", "http-path", "ip6zone"]
+PARTS = [
+    *("ip4", "ip6", "tcp", "udp", "quic-v1", "p2p", "tls", "http", "ws", "dns", "unix", "1.2.3.4"),
+    *("::1", "1", "0", "65536", PEER, OTHER, "", "certhash", "p2p-circuit", "http-path", "ip6zone"),
+]
+PART = st.sampled_from(PARTS)
+
+
+@given(
+    st.lists(st.one_of(st.lists(PART, max_size=9).map("/".join), st.text(max_size=60)), max_size=4)
 )
-
-
-@given(st.lists(st.one_of(st.lists(PART, max_size=9).map("/".join), st.text(max_size=60)), max_size=4))
 def test_parse_addresses_is_total(claims: list[str]) -> None:
     slashed = [f"/{item}" for item in claims]
     for address in ad.parse_addresses([*claims, *slashed], PEER):
@@ -174,9 +175,11 @@ def test_bootstrap_addresses(text: str, address: str, peer: str | None) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "host", "host:", "host:0", "host:99999", "host:x", "a b:80", "a/b:80", "%:80"]
-    + ["x" * 300 + ":80", "/", "/ip4/192.0.2.1", "/ip4/192.0.2.1/udp/5", "/ip4/nope/tcp/1"]
-    + [f"/p2p/{PEER}", "/ip4/192.0.2.1/tcp/5/p2p/!", "/ip4/192.0.2.1/tcp/5/ws"],
+    [
+        *("", ":", "host", "host:", "host:0", "host:99999", "host:x", "a b:80", "a/b:80", "%:80"),
+        *("x" * 300 + ":80", "/", "/ip4/192.0.2.1", "/ip4/192.0.2.1/udp/5", "/ip4/nope/tcp/1"),
+        *(f"/p2p/{PEER}", "/ip4/192.0.2.1/tcp/5/p2p/!", "/ip4/192.0.2.1/tcp/5/ws"),
+    ],
 )
 def test_a_bootstrap_address_that_is_not_understood_is_explained(text: str) -> None:
     with pytest.raises(PlainError) as refused:

@@ -154,7 +154,11 @@ def test_a_file_cut_anywhere_counts_as_empty_or_whole(tmp_path: Path) -> None:
         assert cache(path, Table())[0].load() == []
 
 
-@given(st.lists(st.tuples(st.text(max_size=60), st.lists(st.text(max_size=40), max_size=4)), max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=60), st.lists(st.text(max_size=40), max_size=4)), max_size=5
+    )
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_entries_are_learnt_or_left_out(
     tmp_path: Path, entries: list[tuple[str, list[str]]]
@@ -226,7 +230,8 @@ def test_a_bootstrap_that_is_not_understood_stops_the_start(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer_id", "addresses"), [("nonsense", [ADDRESS]), (PEER, []), (PEER, ["junk"]), (ME, [ADDRESS])]
+    ("peer_id", "addresses"),
+    [("nonsense", [ADDRESS]), (PEER, []), (PEER, ["junk"]), (ME, [ADDRESS])],
 )
 def test_unusable_peers_are_not_learnt(peer_id: str, addresses: list[str]) -> None:
     table = Table()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import msgspec
@@ -88,7 +87,9 @@ WRONG: dict[str, list[Any]] = {
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
 
 
-@pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "value"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)]
+)
 def test_a_wrong_field_is_named(name: str, value: object) -> None:
     assert refused(raw(command(**{name: value}))) == name
 
@@ -187,7 +188,9 @@ def test_any_bytes_are_refused(body: bytes) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -207,7 +210,11 @@ WRONG_PARAMS: dict[str, dict[str, list[Any]]] = {
     "UNLOAD_SHARD": {"shard_id": SHARD_ID},
     "SYNC_TORRENTS": {"total_shards": TOTAL},
     "SWARM_READY": {"total_shards": TOTAL, "cluster_name": CLUSTER},
-    "SHARD_LOADED": {"shard_id": SHARD_ID, "cluster_name": CLUSTER, "peer_id": [None, 5, "x" * 129]},
+    "SHARD_LOADED": {
+        "shard_id": SHARD_ID,
+        "cluster_name": CLUSTER,
+        "peer_id": [None, 5, "x" * 129],
+    },
     "INFERENCE": {
         "prompt": [None, 5, "x" * 1_000_001],
         "input_data": [None, 5, "x" * 1_000_001],

@@ -161,9 +161,13 @@ def test_lists_stay_within_their_bounds() -> None:
 
 
 def test_a_connected_peer_is_not_pushed_out_by_a_flood() -> None:
-    state = State().apply(STARTED).apply(
-        ev.PeerConnected(
-            at=1.0, peer_id="friend", address="", transport="tcp", direction="inbound"
+    state = (
+        State()
+        .apply(STARTED)
+        .apply(
+            ev.PeerConnected(
+                at=1.0, peer_id="friend", address="", transport="tcp", direction="inbound"
+            )
         )
     )
     for number in range(MAX_PEERS + 10):

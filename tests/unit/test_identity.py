@@ -108,7 +108,22 @@ def test_verify_is_total_on_forged_peer_ids(garbage: bytes, key_type: int) -> No
         assert verify(base58.b58encode(body).decode(), b"data", b"s" * 64) is False
 
 
-@pytest.mark.parametrize("text", ["", "a" * 129, "0OIl", "nonsense", "QmShort", "1" * 46, "12D3/../x", "é" * 46, "12D3KooW\n", None, 5])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a" * 129,
+        "0OIl",
+        "nonsense",
+        "QmShort",
+        "1" * 46,
+        "12D3/../x",
+        "é" * 46,
+        "12D3KooW\n",
+        None,
+        5,
+    ],
+)
 def test_what_is_no_peer_id(text: object) -> None:
     with pytest.raises(ValueError, match="not a peer id"):
         parse_peer_id(text)  # type: ignore[arg-type]

@@ -10,7 +10,9 @@ from node.swarm import keys
 
 CLUSTERS = st.from_regex(keys.CLUSTER_PATTERN, fullmatch=True)
 SHARDS = st.integers(0, keys.MAX_SHARDS - 1)
-PEER_IDS = st.text("abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ123456789", min_size=40, max_size=60)
+PEER_IDS = st.text(
+    "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ123456789", min_size=40, max_size=60
+)
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
 
 
@@ -71,7 +73,7 @@ PEER = "12D3KooW" + "a" * 44
     ],
 )
 def test_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="^key: "):
+    with pytest.raises(ValueError, match=r"^key: "):
         keys.parse(key)
 
 

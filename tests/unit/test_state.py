@@ -84,7 +84,11 @@ CASES: dict[str, tuple[list[Any], str, str]] = {
     "loading elsewhere": ([in_phase("loading", 0.55), heard()], "OFFLINE", "loading 55 %"),
     "loaded here": ([file_found(), loading(), loaded()], "LOCAL", "loaded"),
     "loaded here and elsewhere": ([loaded(), discovered(), heard()], "LOCAL", "loaded, 1 more"),
-    "loaded here, silent elsewhere": ([loaded(), discovered(), heard(), silent()], "LOCAL", "loaded"),
+    "loaded here, silent elsewhere": (
+        [loaded(), discovered(), heard(), silent()],
+        "LOCAL",
+        "loaded",
+    ),
     "unloaded": ([loaded(), unloaded()], "OFFLINE", "file only"),
     "load failed": ([file_found(), loading(), load_failed()], "OFFLINE", "load failed"),
     "failed here, held elsewhere": ([load_failed(), discovered(), heard()], "ONLINE", "1 holder"),
@@ -102,8 +106,10 @@ CASES: dict[str, tuple[list[Any], str, str]] = {
     "announced, never heard": ([discovered()], "OFFLINE", "not answering yet"),
     "silent": ([discovered(), heard(at=88.0), silent(at=100.0)], "OFFLINE", "silent 12 s"),
     "silent, the later one counts": (
-        [discovered("p1"), discovered("p2"), heard("p1", 80.0), heard("p2", 95.0)]
-        + [silent("p1"), silent("p2")],
+        [
+            *(discovered("p1"), discovered("p2"), heard("p1", 80.0), heard("p2", 95.0)),
+            *(silent("p1"), silent("p2")),
+        ],
         "OFFLINE",
         "silent 5 s",
     ),
@@ -178,7 +184,9 @@ def test_nothing_is_complete_before_the_start() -> None:
 
 
 def test_discovered_counts_what_others_announce() -> None:
-    state = fold_all([loaded(0), discovered("p1"), discovered("p2"), in_phase("file", peer_id="p3")])
+    state = fold_all(
+        [loaded(0), discovered("p1"), discovered("p2"), in_phase("file", peer_id="p3")]
+    )
     assert state.discovered == 1
 
 

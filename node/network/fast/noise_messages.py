@@ -1,0 +1,125 @@
+"""Noise transport messages without I/O: sealing plaintext, opening what was received.
+
+A message is a length of 2 bytes (big-endian) and that many bytes of ciphertext, whose last 16
+are the authentication tag. The nonce is a counter per direction. Sources: the Noise Protocol
+Framework (revision 34, section 12.3) and libp2p's noise specification.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+MAX_CIPHERTEXT = 65535
+TAG_SIZE = 16
+MAX_PLAINTEXT = MAX_CIPHERTEXT - TAG_SIZE
+
+_nonce = Struct("<4xQ").pack
+_length = Struct("!H").pack
+
+SMALL_BUFFER = 4096
+MESSAGE_BUFFER = 128 * 1024
+LARGE_BUFFER = 1024 * 1024
+QUIET_READS = 64
+
+
+class BadMessage(Exception):
+    """A received message is malformed or not authentic; nothing after it can be read."""
+
+
+class Sealer:
+    """Encrypts one direction of a session. `nonce` is the next message's."""
+
+    def __init__(self, key: bytes, nonce: int = 0) -> None:
+        self._encrypt = ChaCha20Poly1305(key).encrypt
+        self.nonce = nonce
+
+    def seal(self, plaintext: Buffer) -> tuple[bytes, bytes]:
+        """Length prefix and ciphertext of one message of at most MAX_PLAINTEXT bytes."""
+        sealed = self._encrypt(_nonce(self.nonce), plaintext, None)
+        prefix = _length(len(sealed))
+        self.nonce += 1
+        return prefix, sealed
+
+
+class Opener:
+    """Decrypts one direction of a session, as many messages per read as have arrived.
+
+    The caller reads into `space()` and calls `filled(n)`. The buffer is a few KiB while little
+    arrives (a node keeps hundreds of idle connections) and up to 1 MiB while much does.
+    """
+
+    def __init__(self, key: bytes, nonce: int = 0) -> None:
+        self._decrypt = ChaCha20Poly1305(key).decrypt
+        self.nonce = nonce
+        self._buffer = bytearray(SMALL_BUFFER)
+        self._start = 0
+        self._end = 0
+        self._quiet = 0
+
+    @property
+    def capacity(self) -> int:
+        """Bytes allocated for received ciphertext; never more than LARGE_BUFFER."""
+        return len(self._buffer)
+
+    def space(self) -> memoryview:
+        """Where the next bytes from the wire go; at least one byte long."""
+        return memoryview(self._buffer)[self._end :]
+
+    def filled(self, count: int) -> list[bytes]:
+        """Take `count` bytes written into `space()`; the plaintexts of all complete messages.
+
+        Raises BadMessage when a message is too short or fails its authentication.
+        """
+        buffer = self._buffer
+        was_full = self._end + count == len(buffer)
+        position, end = self._start, self._end + count
+        view = memoryview(buffer)
+        messages: list[bytes] = []
+        needed = 2
+        try:
+            while end - position >= 2:
+                size = buffer[position] << 8 | buffer[position + 1]
+                if size < TAG_SIZE:
+                    raise BadMessage(f"a Noise message of {size} bytes has no room for its tag")
+                if end - position - 2 < size:
+                    needed = size + 2
+                    break
+                position += 2
+                messages.append(
+                    self._decrypt(_nonce(self.nonce), view[position : position + size], None)
+                )
+                self.nonce += 1
+                position += size
+        except InvalidTag:
+            raise BadMessage("a Noise message is not authentic") from None
+        self._keep(position, end, needed, was_full, count)
+        return messages
+
+    def _keep(self, start: int, end: int, needed: int, was_full: bool, count: int) -> None:
+        """Make room for the rest of an incomplete message, and choose the buffer's size."""
+        capacity = len(self._buffer)
+        rest = end - start
+        wanted = capacity
+        if was_full:
+            wanted = min(max(capacity * 4, MESSAGE_BUFFER), LARGE_BUFFER)
+        elif needed > capacity:
+            wanted = MESSAGE_BUFFER
+        self._quiet = self._quiet + 1 if count < SMALL_BUFFER else 0
+        if self._quiet >= QUIET_READS and rest < SMALL_BUFFER and needed <= SMALL_BUFFER:
+            wanted = SMALL_BUFFER
+        if wanted != capacity:
+            larger = bytearray(wanted)
+            larger[:rest] = self._buffer[start:end]
+            self._buffer, start, end = larger, 0, rest
+        elif not rest:
+            start = end = 0
+        elif wanted - start < MESSAGE_BUFFER:
+            self._buffer[:rest] = self._buffer[start:end]
+            start, end = 0, rest
+        self._start, self._end = start, end

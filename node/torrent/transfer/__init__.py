@@ -1,0 +1,1 @@
+"""Moving shard files between peers: serving them, and downloading from several sources at once."""
