@@ -101,7 +101,7 @@ class Dht:
         self._kad.value_store = self._store
         self._kad.provider_store = BoundedProviderStore(host, self._kad.peer_routing)
         set_handler(host, str(PROTOCOL_ID), self._serve)
-        self._nursery: trio.Nursery
+        self._nursery: trio.Nursery | None = None
         self._told_size = 0
         self._running = trio.Event()
 
@@ -110,7 +110,10 @@ class Dht:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._running.set()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # the node is stopping: lookups end with what they have
 
     async def _serve(self, stream: INetStream) -> None:
         peer_id = str(stream.muxed_conn.peer_id)
@@ -217,7 +220,7 @@ class Dht:
                 running.pop(peer, None)
                 wake.set()
 
-        while not enough():
+        while not enough() and self._nursery is not None:
             open_ones = [p for p in candidates if p not in seen and self._may_ask(p)]
             ranked = sort_peer_ids_by_distance(key, list(dict.fromkeys(open_ones)))
             active = running.keys() - stalled

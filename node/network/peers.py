@@ -416,19 +416,25 @@ class Peers(INotifee):
         """Ping the watched peers every `ping_s`, and one other peer in rotation."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            while True:
-                watched = set(self.watched())
-                others = [
-                    item.peer_id
-                    for item in self._known.values()
-                    if item.peer_id not in watched and item.transports
-                ]
-                if others:
-                    self._rotation = (self._rotation + 1) % len(others)
-                    watched.add(others[self._rotation])
-                for peer_id in watched:
-                    nursery.start_soon(self.check, peer_id)
-                await trio.sleep(self._ping_s * random.uniform(0.85, 1.15))
+            try:
+                await self._sweep(nursery)
+            finally:
+                self._nursery = None  # a closed one takes no more tasks: others ask before
+
+    async def _sweep(self, nursery: trio.Nursery) -> None:
+        while True:
+            watched = set(self.watched())
+            others = [
+                item.peer_id
+                for item in self._known.values()
+                if item.peer_id not in watched and item.transports
+            ]
+            if others:
+                self._rotation = (self._rotation + 1) % len(others)
+                watched.add(others[self._rotation])
+            for peer_id in watched:
+                nursery.start_soon(self.check, peer_id)
+            await trio.sleep(self._ping_s * random.uniform(0.85, 1.15))
 
     def check_soon(self, peer_id: str) -> None:
         """Ping a peer as soon as the loop gets to it."""

@@ -305,6 +305,10 @@ class Discovery:
                 nursery.start_soon(self._welcome, peer_id, True)
             nursery.start_soon(self._query)
             nursery.start_soon(self._expire)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # a closed one takes no more tasks: others ask before
 
     async def _query(self) -> None:
         rounds = 0

@@ -46,7 +46,10 @@ class Finding:
             nursery.start_soon(self._say_alone)
             if self._settings.mdns and self._reachable():
                 nursery.start_soon(self._mdns)
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     def _reachable(self) -> bool:
         return any("/127.0.0.1/" not in item and "/::1/" not in item for item in self._addresses)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import varint
 from hosts import Here, hosts
+from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 
 from node.network.gossip import MAX_RPC_BYTES, Gossip
@@ -26,7 +27,19 @@ class Talker:
         self.got: list[bytes] = []
         self.refused: list[tuple[bytes, str]] = []
         self.news = trio.Event()
+        self.handled: list[bytes] = []
         self.gossip = Gossip(here.host, "test", self.accept, self.receive)
+        pubsub = self.gossip._pubsub
+        handle = pubsub.push_msg
+
+        async def handle_and_tell(forwarder: ID, message: rpc_pb2.Message) -> None:
+            try:
+                await handle(forwarder, message)
+            finally:
+                self.handled.append(bytes(message.signature))
+                self.stir()
+
+        pubsub.push_msg = handle_and_tell  # type: ignore[method-assign]
 
     def accept(self, raw: bytes, author: str, forwarder: str) -> bool:
         if raw.startswith(b"bad"):
@@ -45,8 +58,11 @@ class Talker:
 
     async def gets(self, raw: bytes) -> None:
         """Wait until a message has arrived."""
+        await self.until(lambda: raw in self.got)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(10):
-            while raw not in self.got:
+            while not condition():
                 await self.news.wait()
 
     async def subscribed(self, count: int) -> None:
@@ -129,8 +145,9 @@ async def test_a_message_travels_and_a_refused_one_goes_no_further() -> None:
 async def test_a_forged_message_is_dropped_and_the_host_lives(changes: dict[str, object]) -> None:
     """Stock, a key that cannot be read raises out of the pubsub service and ends the node."""
     async with talkers(2) as [a, b]:
-        forged = rpc_pb2.RPC(publish=[message(b.gossip.topic, **changes)])
-        await send(a.here, b.here, forged.SerializeToString())
+        forged = message(b.gossip.topic, **changes)
+        await send(a.here, b.here, rpc_pb2.RPC(publish=[forged]).SerializeToString())
+        await b.until(lambda: forged.signature in b.handled)
         await a.gossip.publish(b"after")
         await b.gets(b"after")
         assert b.got == [b"after"]
@@ -144,6 +161,7 @@ async def test_a_message_in_the_name_of_another_is_dropped() -> None:
             key=b.here.identity.key_pair.public_key.serialize(),
         )
         await send(a.here, b.here, rpc_pb2.RPC(publish=[forged]).SerializeToString())
+        await b.until(lambda: forged.signature in b.handled)
         await a.gossip.publish(b"after")
         await b.gets(b"after")
         assert b.got == [b"after"]

@@ -59,8 +59,13 @@ async def test_a_dead_peer_does_not_delay_or_fail_the_pings_to_live_ones(
             taken[peer_id] = trio.current_time() - began
 
         async with trio.open_nursery() as nursery:
-            for peer in (dead, b, c):
-                nursery.start_soon(check, peer.peer_id)
+            nursery.start_soon(check, dead.peer_id)
+            entry = a.peers.get(dead.peer_id)
+            assert entry is not None
+            while not entry.busy:  # the ping to the dead one is under way first
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(check, b.peer_id)
+            nursery.start_soon(check, c.peer_id)
         assert alive == {b.peer_id: True, c.peer_id: True, dead.peer_id: False}
         assert max(taken[b.peer_id], taken[c.peer_id]) < 1.0
         assert taken[dead.peer_id] >= peers_module.PING_TIMEOUT_S

@@ -105,6 +105,8 @@ def test_transport_of(text: str, kind: str | None) -> None:
         # No port where one is expected: int("tcp") once ended a node here.
         "/ip4/192.0.2.1/tls/tcp/5",
         "/ip4/192.0.2.1/http/tcp/80",
+        "/ip4/192.0.2.1/udp/5/tcp/7",
+        "/ip4/192.0.2.1/tcp/5/http-path/x",
         "/dns4/example.org/tcp/1",
         "/unix/tmp/tcp/1",
         f"/p2p/{PEER}",

@@ -161,6 +161,13 @@ def test_a_missing_field_is_named(name: str) -> None:
     assert refused(SHARD_KEY, signed_fields(fields)) == name
 
 
+@pytest.mark.parametrize("phase", ["file\n", "none\n", "files", "FILE"])
+def test_a_phase_that_is_nearly_one(phase: str) -> None:
+    """A newline at its end passed once: an event with it can be written and never read again."""
+    fields = fields_of(announcement(shard_loaded=False, phase="file"))
+    assert refused(SHARD_KEY, signed_fields(fields | {"phase": phase})) == "phase"
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

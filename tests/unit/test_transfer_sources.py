@@ -57,16 +57,15 @@ async def test_a_source_that_freezes_is_replaced(tmp_path: Path, autojump_clock:
         swarm.honest(download, "good", rate=2 * MIB)
 
         async def freeze(stream: object) -> None:
+            from transfer_kit import MemoryStream, Shelf, inline
+
             from node.torrent.transfer.server import Limits, serve
             from node.torrent.transfer.upload import Uploads
-            from transfer_kit import MemoryStream, Shelf, inline
 
             assert isinstance(stream, MemoryStream)
             stream.rate = 2 * MIB
             with trio.move_on_after(3):
-                await serve(
-                    stream, Shelf(published.open()), Limits(), Uploads(), run_sync=inline
-                )
+                await serve(stream, Shelf(published.open()), Limits(), Uploads(), run_sync=inline)
             # Cancelled, the server resets; this one only falls silent.
 
         async def silent(stream: object) -> None:

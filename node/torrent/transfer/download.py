@@ -83,10 +83,10 @@ class Download:
         budget: bytes of pieces in memory, in flight and waiting for hash and disk together
         """
         self.plan = plan
-        self.layout = plan.layout
         check_name(plan.filename, suffixes=suffixes)
         try:
             check_piece_length(plan.size, plan.piece_length)
+            self.layout = plan.layout
             self._layer = LayerFetch(self.layout, plan.root)
         except ValueError as error:
             raise PlainError(

@@ -60,7 +60,8 @@ class TokenBucket:
                     self._tokens -= size
                     return
                 changed = self._changed
-                with trio.move_on_after(-self._tokens / self._rate):
+                # At least a moment: the clock has to move for the debt to shrink.
+                with trio.move_on_after(max(-self._tokens / self._rate, 0.001)):
                     await changed.wait()
 
     def _refill(self) -> None:
