@@ -81,7 +81,10 @@ def cli(ctx: click.Context, **options: Any) -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
-    sys.exit(run(argv))
+    code = run(argv)
+    if "node.runtime" in sys.modules:
+        _leave_at_once(code)
+    sys.exit(code)
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -113,6 +116,23 @@ def run(argv: list[str] | None = None) -> int:
         _say(f"swarmtui: something unexpected went wrong ({type(error).__name__}).")
         _say(f"  The detail is in {where}." if where else "  The detail could not be written.")
         return 1
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Exit as the interpreter does, but do not take apart the network library's modules.
+
+    That alone takes a second, and a node has three to be gone.
+    """
+    import atexit
+    import os
+
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue  # there is none, it is closed, or its reader is gone
+    os._exit(code)
 
 
 def _sentence(text: str) -> str:

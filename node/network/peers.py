@@ -32,6 +32,9 @@ QUARANTINE_FIRST_S = 5.0
 QUARANTINE_MAX_S = 60.0
 REDIAL_FIRST_S = 1.0
 QUIC_HEAD_START_S = 0.4
+# A handshake costs tens of milliseconds of CPU on each side. With all of them at once in a large
+# swarm none would end before its deadline, and all would be tried again.
+DIALS_AT_ONCE = 4
 REDIAL_MAX_S = 30.0
 
 Source = Literal["bootstrap", "dht", "mdns", "machine", "gossip", "cache", "inbound"]
@@ -83,6 +86,7 @@ class Peers(INotifee):
         self._closing = trio.Event()
         self._waiting: dict[str, trio.Event] = {}
         self._rotation = 0
+        self._slots = trio.Semaphore(DIALS_AT_ONCE)
         self.watched: Callable[[], Collection[str]] = lambda: ()
         self.own_id = str(host.get_id())
         host.get_network().register_notifee(self)
@@ -171,7 +175,7 @@ class Peers(INotifee):
         """Open TCP beside QUIC in the background, where this node may."""
         entry = self._known.get(peer_id)
         if entry is not None and self._nursery is not None and self._transport == "dual":
-            self._nursery.start_soon(self._add_tcp, entry)
+            self._nursery.start_soon(self._add_tcp_in_turn, entry)
 
     def on_lost(self, listener: Callable[[str], None]) -> None:
         """Have `listener(peer_id)` called when a peer falls silent."""
@@ -197,7 +201,11 @@ class Peers(INotifee):
             return False
         entry.dialing = trio.Event()
         try:
-            return await self._dial_all(entry)
+            async with self._slots:
+                # It may have dialled us while we waited for our turn.
+                if live_connections(self._host, entry.id):
+                    return True
+                return await self._dial_all(entry)
         finally:
             entry.dialing.set()
             entry.dialing = None
@@ -275,6 +283,10 @@ class Peers(INotifee):
             )
         )
         await self._dialer.dial(entry.id, address)
+
+    async def _add_tcp_in_turn(self, entry: Known) -> None:
+        async with self._slots:
+            await self._add_tcp(entry)
 
     async def _add_tcp(self, entry: Known) -> list[DialFailed]:
         """Open TCP beside QUIC, for bulk and for everything that needs short round trips.

@@ -40,6 +40,7 @@ WATCHED_PER_SHARD = 2
 INBOUND_GRACE_S = 0.6
 MAX_WARNED = 1024
 PROVIDER_EVERY = 5
+REACHING_AT_ONCE = 3
 
 
 class Discovery:
@@ -66,6 +67,7 @@ class Discovery:
         self._announcer = announcer
         self._agent = agent
         self._nursery: trio.Nursery | None = None
+        self._reaching = trio.Semaphore(REACHING_AT_ONCE)
         self._warned: set[tuple[str, str]] = set()
         self.dht: Dht
         self.exchange: Exchange
@@ -242,10 +244,12 @@ class Discovery:
         """
         if way == "gossip":
             await self._peers.wait_connected(peer_id, INBOUND_GRACE_S)
-        holders = [item.record.peer_id for item in self.book.of_shard(shard_id)]
-        connected = sum(self._peers.is_connected(item) for item in holders)
-        if connected < HOLDERS_WANTED or self._peers.is_connected(peer_id):
-            await self._peers.connect(peer_id)
+        async with self._reaching:
+            # In turns, so that those before count: else every holder of a shard would be dialled.
+            holders = [item.record.peer_id for item in self.book.of_shard(shard_id)]
+            connected = sum(self._peers.is_connected(item) for item in holders)
+            if connected < HOLDERS_WANTED:
+                await self._peers.connect(peer_id)
 
     def watched(self) -> Collection[str]:
         """The peers to ping: for each shard its best holders, sole ones always."""

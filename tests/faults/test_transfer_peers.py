@@ -285,6 +285,11 @@ class Scripted:
         await self.greet()
         await self.drain()
 
+    async def ignores_requests(self) -> None:
+        await self.greet()
+        while True:
+            await self.request()
+
     async def chokes_for_ever(self) -> None:
         await self.greet()
         while True:
@@ -397,7 +402,8 @@ async def test_a_broken_rule_is_a_strike_and_three_a_ban(
         ("no_hello", 11, "no HELLO within 10 s"),
         ("no_open_ok", 11, "no answer to OPEN within 10 s"),
         ("slow_loris", 17, "a frame took longer than 15 s"),
-        ("falls_silent", 32, ""),
+        ("falls_silent", 12, "no hashes within 10 s"),
+        ("ignores_requests", 32, "sent nothing for 30 s"),
         ("hangs_up", 1, "the stream ended inside a block"),
     ],
 )
@@ -449,7 +455,7 @@ async def test_two_bad_files_ban_for_a_day(autojump_clock: object) -> None:
 
 async def test_goal_of_four_sources(tmp_path: Path, autojump_clock: object) -> None:
     """Slow, stalling and corrupting beside two good ones: hardly slower than the two alone."""
-    published = Published(tmp_path / "source", 48 * MIB, piece_length=1 * MIB)
+    published = Published(tmp_path / "source", 24 * MIB, piece_length=512 * KIB)
 
     async def run(bad: bool) -> tuple[float, list[Verdict]]:
         blamed: list[Verdict] = []
@@ -460,7 +466,7 @@ async def test_goal_of_four_sources(tmp_path: Path, autojump_clock: object) -> N
                 swarm.honest(download, name, rate=2 * MIB)
             if bad:
                 swarm.honest(download, "slow", rate=200 * KIB)
-                hit = [leaf for leaf in range(3072) if leaf % 100 == 7]
+                hit = [leaf for leaf in range(1536) if leaf % 100 == 7]
                 swarm.honest(download, "corrupts", file=wrong(published, hit), rate=2 * MIB)
                 scripted(swarm, download, "stalls", lambda peer: peer.falls_silent())
             begin = trio.current_time()

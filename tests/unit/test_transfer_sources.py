@@ -9,7 +9,6 @@ import trio
 from transfer_kit import KIB, MIB, Published, Swarm
 
 from node.errors import PlainError
-from node.torrent.sizes import Block
 from node.torrent.transfer.download import CancelledError, Download
 from node.torrent.transfer.progress import State, TransferProgress
 
@@ -249,4 +248,3 @@ async def test_a_bad_name_or_size_is_refused_at_once(tmp_path: Path) -> None:
     ):
         with pytest.raises(PlainError):
             Download(replace(published.plan, **change), RealFolder(tmp_path))  # type: ignore[arg-type]
-    assert Block(0, 0, 1).length == 1

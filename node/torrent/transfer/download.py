@@ -389,6 +389,8 @@ class Download:
             waited = now - self._began
             if waited < STALL_S:
                 return step, ""
+            if self._hub.sessions:
+                return State.STALLED, "No source has sent all the piece hashes yet."
             return State.STALLED, f"{self._no_source()} The piece hashes are still missing."
         assert exchange is not None
         if exchange.full is not None:

@@ -361,5 +361,7 @@ class Exchange:
         """Why nothing comes, as a sentence; empty when something does or soon will."""
         if self.full is not None:
             return str(self.full)
+        if self.sessions and all(session.choking for session in self.sessions.values()):
+            return "Nothing comes: every peer asks us to wait."
         why = self.picker.why_idle()
         return f"Nothing comes: {why}." if why else ""

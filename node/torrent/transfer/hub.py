@@ -12,8 +12,9 @@ from node.torrent.sizes import Block
 from node.torrent.transfer.blame import BannedError, Bans
 from node.torrent.transfer.buffers import Target
 from node.torrent.transfer.exchange import Exchange
+from node.torrent.transfer.guarding import Ended
 from node.torrent.transfer.layer_fetch import LayerFetch
-from node.torrent.transfer.peer_session import PeerSession
+from node.torrent.transfer.peer_session import HASHES_TIMEOUT_S, PeerSession
 
 LAYER_TASKS = 4
 """Ranges of hashes asked of one peer at once."""
@@ -66,20 +67,24 @@ class Switchboard:
         """A session is over, whether it ever opened or not."""
         if session in self.sessions:
             self.sessions.remove(session)
+        if self._layer is not None:
+            self._layer.forget(session.peer_id)
         if self._exchange is not None:
             self._exchange.leave(session)
         self._one_less.unpark_all()
 
     async def _fetch_ranges(self, session: PeerSession, layer: LayerFetch) -> None:
         while not layer.complete.is_set() and session in self.sessions:
-            request = layer.take()
+            request = layer.take(session.peer_id)
             if request is None:
                 return
             answer = await session.hashes(request)
-            if answer is not None and layer.put(answer):
-                continue
-            layer.give_back(request)
-            if answer is not None:
+            if layer.complete.is_set():
+                return
+            if answer is None:
+                session.end(Ended(f"no hashes within {HASHES_TIMEOUT_S:.0f} s"))
+                return
+            if not layer.put(answer):
                 what = "piece hashes"
                 session.end(BannedError(self._bans.bad_proof(session.peer_id, self._root, what)))
                 return

@@ -9,8 +9,6 @@ from node.torrent.limits import HASH_BYTES, MAX_HASHES
 from node.torrent.messages import Hashes, HashRequest
 from node.torrent.sizes import Layout
 
-COPIES = 2
-
 
 class LayerFetch:
     """The piece layer of one file while it comes in; `layer` once it is complete."""
@@ -24,7 +22,7 @@ class LayerFetch:
         width = 1 << (layout.height - base)
         count = min(MAX_HASHES, width)
         self._parts: dict[int, bytes] = {}
-        self._asked: dict[int, int] = {}
+        self._asked: dict[int, set[str]] = {}
         self._requests: dict[int, HashRequest] = {}
         if layout.pieces <= 1:
             # Of a single piece the root is the whole layer.
@@ -33,25 +31,34 @@ class LayerFetch:
         proof = merkle.full_proof_layers(layout.height, base)
         for index in range(0, layout.pieces, count):
             self._requests[index] = HashRequest(base, index, count, proof)
-            self._asked[index] = 0
+            self._asked[index] = set()
 
     @property
     def left(self) -> int:
         """Ranges that have not come."""
         return len(self._requests) - len(self._parts)
 
-    def take(self) -> HashRequest | None:
-        """A range to ask for: one nobody was asked for, else one that is late; None for none."""
-        open_ranges = [index for index in self._requests if index not in self._parts]
-        best = min(open_ranges, key=lambda index: self._asked[index], default=None)
-        if best is None or self._asked[best] >= COPIES:
+    def take(self, peer_id: str) -> HashRequest | None:
+        """A range to ask `peer_id` for: of those it was not asked for, one that fewest were.
+
+        None when there is none. Late ranges are asked of everybody: they are small, and a peer
+        that never answers must not hold the download.
+        """
+        able = [
+            index
+            for index in self._requests
+            if index not in self._parts and peer_id not in self._asked[index]
+        ]
+        best = min(able, key=lambda index: len(self._asked[index]), default=None)
+        if best is None:
             return None
-        self._asked[best] += 1
+        self._asked[best].add(peer_id)
         return self._requests[best]
 
-    def give_back(self, request: HashRequest) -> None:
-        """The range did not come."""
-        self._asked[request.index] -= 1
+    def forget(self, peer_id: str) -> None:
+        """The peer's stream ended: on its next one it may be asked again."""
+        for asked in self._asked.values():
+            asked.discard(peer_id)
 
     def put(self, answer: Hashes) -> bool:
         """Take an answer; False when its hashes do not lead to the root."""

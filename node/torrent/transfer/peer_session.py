@@ -88,7 +88,8 @@ class PeerSession:
     """One stream to one source. `run` raises what ended it.
 
     offered: pieces the peer has, None for all; meaningful once `open` is True.
-    received: bytes of blocks. choked_until: when an unanswered CHOKE may be tried again.
+    received: bytes of blocks. choking: the last thing it said was CHOKE; choked_until: when it may
+    be asked again all the same.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class PeerSession:
         self.open = False
         self.offered: frozenset[int] | None = frozenset()
         self.choked_until: float | None = None
+        self.choking = False
         self.received = 0
         self.said_bye = False
         self._stream = stream
@@ -234,6 +236,7 @@ class PeerSession:
             raise
         self._answered(block)
         self.received += block.length
+        self.choking = False
         self._hub.block(self, target)
         if self._down.rate is not None:
             # Not reading is what slows the sender down.
@@ -280,10 +283,12 @@ class PeerSession:
             case messages.Choke():
                 self._count_control()
                 self.choked_until = trio.current_time() + message.retry_ms / 1000
+                self.choking = True
                 self._hub.choked(self, True)
             case messages.Unchoke():
                 self._count_control()
                 self.choked_until = None
+                self.choking = False
                 self._hub.choked(self, False)
             case messages.Ping():
                 self._count_control()

@@ -11,12 +11,15 @@ import threading
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import trio
+
 from node.errors import PlainError
 from node.torrent import merkle
 from node.torrent.hashing import FileHashes, identity_of
 from node.torrent.limits import MIB
 from node.torrent.merkle import Tree
 from node.torrent.sizes import Layout
+from node.torrent.storage import Part
 
 READ_AHEAD_BYTES = 4 * MIB
 NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
@@ -69,6 +72,70 @@ class GrowingFile(Protocol):
     async def more_than(self, known: frozenset[int]) -> frozenset[int]:
         """Its pieces, as soon as there are others than `known`."""
         ...
+
+
+class ArrivingFile:
+    """What a download has so far, for serving it meanwhile. Made anew for each `Part`.
+
+    Pieces on disk were verified before they were written, so none is checked again.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self.layout = part.layout
+        self.root = part.root
+        self.layer = part.layer
+        self._part = part
+        self._upper: Tree | None = None
+        self._grew = trio.Event()
+
+    def wrote(self, pieces: list[int]) -> None:
+        """More pieces are on disk: give this to `Download` as `wrote`, or call it from there."""
+        self._grew.set()
+        self._grew = trio.Event()
+
+    def pieces(self) -> frozenset[int] | None:
+        """The pieces on disk."""
+        return self._part.written()
+
+    async def more_than(self, known: frozenset[int]) -> frozenset[int]:
+        """The pieces on disk once there are others than `known`."""
+        while (found := self._part.written()) <= known:
+            await self._grew.wait()
+        return found
+
+    def ready(self, piece: int) -> bool:
+        """Always: it was verified before it was written."""
+        return True
+
+    def prepare(self, piece: int) -> None:
+        """Nothing to do."""
+
+    def read_cached(self, view: memoryview, offset: int) -> bool:
+        """False: the part file is read in a thread."""
+        return False
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill `view` with bytes of one piece; CorruptError also once the download is over."""
+        piece, inside = divmod(offset, self.layout.piece_length)
+        try:
+            view[:] = self._part.read(piece, inside, len(view))
+        except (PlainError, ValueError) as error:
+            raise CorruptError(f"the unfinished file cannot be read ({error})") from error
+
+    def upper(self) -> Tree:
+        """The tree over the piece layer."""
+        if self._upper is None:
+            self._upper = Tree(self.layer, self.layout.piece_layer, self.layout.height)
+        return self._upper
+
+    def leaves(self, piece: int) -> Tree:
+        """The tree over a piece's leaves; CorruptError when they do not match."""
+        data = bytearray(self.layout.piece_size(piece))
+        self.read(memoryview(data), self.layout.offset(piece))
+        tree = Tree(merkle.leaf_hashes(data), 0, self.layout.piece_layer)
+        if tree.top != merkle.node_at(self.layer, piece):
+            raise CorruptError(f"piece {piece} of the unfinished file changed on disk")
+        return tree
 
 
 class OpenFile:
