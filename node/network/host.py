@@ -14,12 +14,14 @@ from typing import Any
 
 import trio
 from libp2p import new_host
-from libp2p.abc import INetStream
+from libp2p.abc import INetConn, INetStream
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.transport.quic.config import QUICTransportConfig
@@ -103,7 +105,16 @@ def build_host(identity: Identity, transport: str, *, stock: bool = False) -> Ba
     if not stock:
         install(host)
     network.retry_config = RetryConfig(max_retries=0)  # retries and backoff are the peer table's
+    network.dial_peer = _dial_nobody  # type: ignore[method-assign]
     return host
+
+
+async def _dial_nobody(peer_id: ID) -> list[INetConn]:
+    """Instead of py-libp2p's own dialling: every stream it wants to a lost peer would dial it.
+
+    Gossip's retries alone would keep dialling the dead; the peer table dials, with its backoff.
+    """
+    raise SwarmException(f"not connected to {peer_id}")
 
 
 def guard_handlers(host: BasicHost, report: Report) -> None:

@@ -32,6 +32,7 @@ QUARANTINE_FIRST_S = 5.0
 QUARANTINE_MAX_S = 60.0
 REDIAL_FIRST_S = 1.0
 QUIC_HEAD_START_S = 0.4
+LATE_S = 0.5
 # A handshake costs tens of milliseconds of CPU on each side. With all of them at once in a large
 # swarm none would end before its deadline, and all would be tried again.
 DIALS_AT_ONCE = 4
@@ -85,6 +86,7 @@ class Peers(INotifee):
         self._lost: list[Callable[[str], None]] = []
         self._closing = trio.Event()
         self._waiting: dict[str, trio.Event] = {}
+        self._late_until = 0.0
         self._rotation = 0
         self._slots = trio.Semaphore(DIALS_AT_ONCE)
         self.watched: Callable[[], Collection[str]] = lambda: ()
@@ -407,7 +409,7 @@ class Peers(INotifee):
                 rtt_ms, transport = await entry.ping.measure(PING_TIMEOUT_S)
             except StreamUnavailable as error:
                 entry.failures += 1
-                if entry.failures >= 2:
+                if entry.failures >= 2 and trio.current_time() >= self._late_until:
                     self._quarantine(entry, str(error))
                 self._judge(entry, str(error))
                 return False
@@ -417,7 +419,10 @@ class Peers(INotifee):
             entry.busy = False
 
     def _judge(self, entry: Known, reason: str) -> None:
-        if trio.current_time() - entry.heard >= self._silence_s:
+        quiet = trio.current_time() - entry.heard
+        # A node that is itself too busy to hear waits longer before it calls others silent.
+        patience = 2 if trio.current_time() < self._late_until else 1
+        if quiet >= self._silence_s * patience:
             self._fall_silent(entry, reason)
             if self._nursery is not None and live_connections(self._host, entry.id):
                 self._nursery.start_soon(self.disconnect, entry.peer_id)
@@ -446,7 +451,10 @@ class Peers(INotifee):
                 watched.add(others[self._rotation])
             for peer_id in watched:
                 nursery.start_soon(self.check, peer_id)
-            await trio.sleep(self._ping_s * random.uniform(0.85, 1.15))
+            due = trio.current_time() + self._ping_s * random.uniform(0.85, 1.15)
+            await trio.sleep_until(due)
+            if trio.current_time() - due > LATE_S:
+                self._late_until = trio.current_time() + 2 * self._ping_s
 
     def check_soon(self, peer_id: str) -> None:
         """Ping a peer as soon as the loop gets to it."""

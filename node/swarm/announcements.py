@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,12 +16,14 @@ from node.swarm.records import (
     Announcement,
     RecordRefusedError,
     Verifier,
+    check_age,
     field_of,
     read_record,
 )
 
 MAX_ENTRIES = 4096
 MAX_PER_PEER = 64
+MAX_READ = 512
 
 
 class Entry(NamedTuple):
@@ -44,6 +47,7 @@ class Book:
         self._verify = verify
         self._clock = clock
         self._entries: dict[tuple[int, str], Entry] = {}
+        self._read: OrderedDict[bytes, Announcement] = OrderedDict()
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
@@ -70,11 +74,19 @@ class Book:
 
     def read(self, raw: bytes) -> Announcement:
         """Check the bytes of an announcement of this cluster; RecordRefusedError if refused."""
+        known = self._read.get(raw)
+        if known is not None:
+            # The same bytes come from many sides, and a signature stays right; only time goes on.
+            check_age(known.timestamp, self._clock())
+            return known
         shard_id, peer_id = _peek(raw)
         record = read_record(
             keys.holder_key(self.cluster, shard_id, peer_id), raw, self._verify, now=self._clock()
         )
         assert isinstance(record, Announcement)
+        self._read[raw] = record
+        while len(self._read) > MAX_READ:
+            self._read.popitem(last=False)
         return record
 
     def add(self, raw: bytes, record: Announcement | None = None) -> Announcement | None:

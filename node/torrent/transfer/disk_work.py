@@ -66,6 +66,8 @@ class Disk:
         self._waiting = trio.lowlevel.ParkingLot()
         self._dirty = trio.lowlevel.ParkingLot()
         self._written = 0
+        self.quiet = trio.Lock()
+        """Held while no checkpoint may run beside: the last steps close the part."""
 
     def put(self, piece: Arriving) -> None:
         """All blocks of `piece` are here; its buffer is left alone until the outcome is told."""
@@ -151,7 +153,11 @@ class Disk:
                     await self._dirty.park()
             covered = self._written
             try:
-                self._outcome.durable(await self._run_sync(part.checkpoint))
+                async with self.quiet:
+                    if part.complete:
+                        return
+                    durable = await self._run_sync(part.checkpoint)
+                self._outcome.durable(durable)
             except DiskFullError as error:
                 self._outcome.disk_full(error)
                 await self._until_room()

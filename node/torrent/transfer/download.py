@@ -20,7 +20,6 @@ from node.torrent.disk_errors import PiecesLostError, SyncFailedError
 from node.torrent.folder import Folder
 from node.torrent.hashing import HashingStopped
 from node.torrent.leftovers import stored_layer
-from node.torrent.limits import STALL_S
 from node.torrent.names import SUFFIXES, check_name
 from node.torrent.sizes import check_piece_length
 from node.torrent.storage import Part
@@ -31,15 +30,15 @@ from node.torrent.transfer.guarding import RunSync, every
 from node.torrent.transfer.hub import Switchboard
 from node.torrent.transfer.layer_fetch import LayerFetch
 from node.torrent.transfer.peer_session import PeerSession, Plan
-from node.torrent.transfer.progress import ENDED, State, TransferProgress
+from node.torrent.transfer.progress import State, TransferProgress
 from node.torrent.transfer.reporting import Reporter
 from node.torrent.transfer.sources import Source
+from node.torrent.transfer.standing import standing
 from node.torrent.transfer.streams import OpenStream, Stream
 from node.torrent.transfer.upload import TokenBucket, Uploads
 
 __all__ = ["CancelledError", "Download", "Plan"]
 
-TRYING = frozenset(["waiting", "connecting", "hello"])
 TICK_S = 0.5
 GOODBYE_S = 1.0
 MAX_RESTARTS = 2
@@ -322,14 +321,15 @@ class Download:
             await exchange.complete.wait()
             if exchange.failed is not None:
                 raise exchange.failed
-            self._enter(State.SYNC)
-            exchange.durable(await self._run_sync(part.checkpoint))
-            self._enter(State.RENAME)
-            try:
-                await self._run_sync(lambda: part.finish(stop=self._stop))
-            except PiecesLostError as lost:
-                exchange.lost(lost.pieces)
-                self._enter(State.TRANSFER)
+            async with exchange.disk_quiet:
+                self._enter(State.SYNC)
+                exchange.durable(await self._run_sync(part.checkpoint))
+                self._enter(State.RENAME)
+                try:
+                    await self._run_sync(lambda: part.finish(stop=self._stop))
+                except PiecesLostError as lost:
+                    exchange.lost(lost.pieces)
+                    self._enter(State.TRANSFER)
         self._enter(State.DONE)
 
     # ------------------------------------------------------------ sources
@@ -368,55 +368,19 @@ class Download:
             self._emit(found)
 
     def _snapshot(self) -> TransferProgress:
-        state, reason = self._state()
+        state, reason = standing(
+            self._step,
+            self._reason,
+            paused=self._paused,
+            began=self._began,
+            sources=list(self._sources.values()),
+            sessions=len(self._hub.sessions),
+            exchange=self._exchange,
+        )
         return self._reporter.report(
             state,
             reason,
             self._sources.values(),
             self._exchange,
             fetched_before=self._fetched_before,
-        )
-
-    def _state(self) -> tuple[State, str]:
-        """The state to show, which tells stalls and the endgame apart from the step."""
-        step, exchange = self._step, self._exchange
-        if step in ENDED or step in (State.QUEUED, State.PREALLOC, State.SYNC, State.RENAME):
-            return step, self._reason
-        if self._paused:
-            return State.PAUSED, "Paused."
-        now = trio.current_time()
-        if step == State.LAYER:
-            waited = now - self._began
-            if waited < STALL_S:
-                return step, ""
-            if self._hub.sessions:
-                return State.STALLED, "No source has sent all the piece hashes yet."
-            return State.STALLED, f"{self._no_source()} The piece hashes are still missing."
-        assert exchange is not None
-        if exchange.full is not None:
-            return State.STALLED, str(exchange.full)
-        why = exchange.why_stalled()
-        silent = now - exchange.last_block
-        if not exchange.sessions and (silent >= STALL_S or not self._connecting()):
-            return State.STALLED, self._no_source()
-        if why and silent >= STALL_S:
-            return State.STALLED, why
-        if silent >= STALL_S:
-            return State.STALLED, f"No source has sent anything for {silent:.0f} s."
-        return (State.ENDGAME if exchange.endgame else step), ""
-
-    def _connecting(self) -> bool:
-        return any(source.state in TRYING for source in self._sources.values())
-
-    def _no_source(self) -> str:
-        if not self._sources:
-            return "No source is known."
-        states = [source.state for source in self._sources.values()]
-        if all(state == "banned" for state in states):
-            return "Every source is banned; another one is needed."
-        reasons = [source.reason for source in self._sources.values() if source.reason]
-        return (
-            f"No source is connected: {reasons[-1].rstrip('.')}."
-            if reasons
-            else ("No source is connected yet.")
         )

@@ -81,6 +81,11 @@ class Exchange:
         """Start hashing and writing."""
         self._disk.start(self._nursery)
 
+    @property
+    def disk_quiet(self) -> trio.Lock:
+        """Held while nothing else may touch the part."""
+        return self._disk.quiet
+
     def stop(self) -> None:
         """Ask nobody for anything more and let all sessions go."""
         self.paused = True

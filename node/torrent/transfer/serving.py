@@ -77,6 +77,7 @@ class Serving:
         self._peer_id = peer_id
         self._run_sync = run_sync
         self._upload: Upload | None = None
+        self._opened = trio.Event()
         self._group = Group()
         self._queue: deque[tuple[int, Block]] = deque()
         self._queued_bytes = 0
@@ -134,6 +135,7 @@ class Serving:
             raise Refused(ErrorCode.BUSY, str(error)) from error
         self.file = file
         self._known = file.pieces()
+        self._opened.set()
         if self._known is None:
             self._link.send(messages.OpenOk(True), req_id)
         else:
@@ -299,8 +301,7 @@ class Serving:
 
     async def _tell_more(self) -> None:
         """HAVE for a file that is still arriving here."""
-        while self.file is None:
-            await trio.sleep(HAVE_BATCH_S)
+        await self._opened.wait()
         known = self._known
         file = self.file
         if known is None or not isinstance(file, GrowingFile):
