@@ -20,13 +20,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from node import jobs
 from node.clean import clean
 from node.errors import PlainError
 from node.settings import HOME_VARIABLE, Settings, load_settings
+from swarmtui.interrupts import Interrupted, Signals
 from swarmtui.lifeline import LIFELINE
 
 if TYPE_CHECKING:
@@ -65,14 +65,6 @@ class NotReady(Exception):
         self.member = member
 
 
-class _Interrupted(BaseException):
-    """A signal asked the lab to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
 @dataclass
 class Member:
     """One process of the lab."""
@@ -105,6 +97,7 @@ class Lab:
         self.changed = threading.Event()
         self.started_at = 0.0
         self._lifeline = os.pipe()
+        self._started: list[Member] = []
 
     def make_model(self) -> None:
         """Write the synthetic model's shards."""
@@ -162,14 +155,13 @@ class Lab:
 
     def stop(self) -> None:
         """End every process: politely, and for certain after four seconds."""
-        everyone = [*self.members, *([self.rendezvous] if self.rendezvous else [])]
-        for member in everyone:
+        for member in self._started:
             if member.door is not None:
                 member.door.close()
             if member.process.poll() is None:
                 member.process.terminate()
         deadline = time.monotonic() + STOP_S
-        for member in everyone:
+        for member in self._started:
             try:
                 member.process.wait(max(deadline - time.monotonic(), 0.0))
             except subprocess.TimeoutExpired:
@@ -213,7 +205,9 @@ class Lab:
             # The node runs elsewhere, and a checkout that is not installed must still be found.
             "PYTHONPATH": os.pathsep.join(filter(None, (here, environ.get("PYTHONPATH")))),
         }
-        with (home / "stderr.txt").open("wb") as errors:
+        settings = load_settings({"name": name}, environ={HOME_VARIABLE: str(home)}, cwd=home)
+        # A signal between the fork and the list would leave a process nobody ends.
+        with (home / "stderr.txt").open("wb") as errors, _signals.held():
             process = subprocess.Popen(
                 command,
                 stdin=self._lifeline[0],
@@ -223,8 +217,8 @@ class Lab:
                 env=environ,
                 start_new_session=True,
             )
-        settings = load_settings({"name": name}, environ={HOME_VARIABLE: str(home)}, cwd=home)
-        return Member(label, home, settings, process)
+            self._started.append(Member(label, home, settings, process))
+        return self._started[-1]
 
     def _await_door(self, member: Member, deadline: float) -> SocketDoor:
         path = member.settings.socket_path
@@ -311,9 +305,9 @@ def run_lab(plan: Plan, *, console: bool, as_json: bool) -> int:
     }
     try:
         for number in previous:
-            signal.signal(number, _interrupt)
+            signal.signal(number, _signals.handle)
         return _run(lab, theme, console=console and terminal(), as_json=as_json)
-    except _Interrupted as stop:
+    except Interrupted as stop:
         _progress("stopping")
         return 128 + stop.number
     finally:
@@ -373,8 +367,7 @@ def _addresses(door: SocketDoor) -> tuple[str, ...]:
     return node.addresses if node is not None else ()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise _Interrupted(number)
+_signals = Signals()
 
 
 def _progress(text: str) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from swarm_processes import clean_environment, run_cli
 
+pytestmark = pytest.mark.swarm
+
 SENTENCE = re.compile(r"^[^\n]{10,400}[.!?]$")
 
 
@@ -77,7 +79,7 @@ def test_a_truncated_model_cannot_be_split(tmp_path: Path, shard_file: Path, sha
 
 
 def lines_until(
-    command: Sequence[str], home: Path, wanted: str, seconds: float = 30.0, **env: str
+    command: Sequence[str], home: Path, wanted: str, seconds: float = 60.0, **env: str
 ) -> str:
     """Run a headless node until its log has `wanted`; stop it politely; all it said."""
     process = subprocess.Popen(
@@ -98,7 +100,7 @@ def lines_until(
             if wanted in line or time.monotonic() > deadline:
                 break
         process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=10)
+        rest, _ = process.communicate(timeout=30)
         said.append(rest)
     finally:
         process.kill()

@@ -32,6 +32,8 @@ from node.swarm import exchange, keys
 from node.swarm.discovery import Discovery
 from node.swarm.serving import Commands
 
+pytestmark = pytest.mark.swarm
+
 GROWTH_MIB = 16
 WARM_UP = 30_000  # more than the door's memory of events holds
 FLOOD = 100_000
@@ -150,7 +152,6 @@ def resident_mib() -> float:
     return psutil.Process().memory_info().rss / (1 << 20)
 
 
-@pytest.mark.swarm
 async def test_memory_stays_flat_under_a_hundred_thousand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +170,6 @@ async def test_memory_stays_flat_under_a_hundred_thousand(
         )
 
 
-@pytest.mark.swarm
 async def test_thousands_over_a_real_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +200,6 @@ async def test_thousands_over_a_real_connection(
         await honest_status(here, live)
 
 
-@pytest.mark.swarm
 async def test_bad_records_over_a_real_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

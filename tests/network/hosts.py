@@ -34,7 +34,7 @@ from node.network.streams import live_connections, open_stream
 from node.swarm.records import RecordRefusedError, read_record, select
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Here:
@@ -160,7 +160,7 @@ class Other:
             [sys.executable, str(Path(__file__)), transport],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         self._told: dict[str, Any] | None = None
@@ -168,7 +168,9 @@ class Other:
     def _says(self) -> dict[str, Any]:
         if self._told is None:
             assert self.process.stdout is not None
-            self._told = json.loads(self.process.stdout.readline())
+            line = self.process.stdout.readline()
+            assert line, self.process.communicate()[1].decode("utf-8", "replace")[-2000:]
+            self._told = json.loads(line)
         return self._told
 
     @property

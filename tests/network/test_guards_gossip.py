@@ -61,7 +61,7 @@ class Talker:
         await self.until(lambda: raw in self.got)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not condition():
                 await self.news.wait()
 
@@ -76,7 +76,7 @@ class Talker:
 
     async def subscribed(self, count: int) -> None:
         """Wait until so many peers told that they subscribe."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(self.gossip._pubsub.peer_topics.get(self.gossip.topic, ())) < count:
                 await trio.sleep(0.01)  # pubsub tells nobody
 

@@ -60,7 +60,7 @@ async def test_an_exception_in_a_handler_ends_its_stream_and_nothing_else(
         await a.connect(b)
         for _ in range(3):
             # Depending on how fast the reset is, opening, writing or reading meets it.
-            with trio.fail_after(5), pytest.raises((StreamUnavailable, StreamError, EOFError)):
+            with trio.fail_after(20), pytest.raises((StreamUnavailable, StreamError, EOFError)):
                 stream = await a.stream(b, BROKEN)
                 await stream.write(b"x")
                 await read_exactly(stream, 1)
@@ -69,7 +69,7 @@ async def test_an_exception_in_a_handler_ends_its_stream_and_nothing_else(
         assert len(a.connections(b)) == 1
         stream = await a.stream(b, ECHO)
         await stream.write(b"ping")
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             assert await read_exactly(stream, 4) == b"ping"
 
 
@@ -85,7 +85,7 @@ async def test_cancelling_the_host_is_not_reported_as_a_broken_handler() -> None
         await a.connect(b)
         stream = await a.stream(b, BROKEN)
         await stream.write(b"x")
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             await began.wait()
     assert b.broken == []
 
@@ -165,7 +165,7 @@ async def test_writes_that_are_cancelled_leave_the_connection_whole(stock: bool)
         assert a.connections(b) == [before]
         stream = await a.stream(b, ECHO)
         await stream.write(b"fine")
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             assert await read_exactly(stream, 4) == b"fine"
         assert a.connections(b) == [before]
 
@@ -187,10 +187,11 @@ async def test_garbage_on_the_ports_is_survived() -> None:
         b.serve(ECHO, echo)
         stream = await a.stream(b, ECHO)
         await stream.write(b"live")
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             assert await read_exactly(stream, 4) == b"live"
 
 
+@pytest.mark.swarm
 async def test_a_fresh_dial_to_a_killed_peer_is_refused_at_once(
     other: Callable[[str], Other],
 ) -> None:
@@ -201,4 +202,4 @@ async def test_a_fresh_dial_to_a_killed_peer_is_refused_at_once(
         there.kill()
         began = trio.current_time()
         await a.until(lambda: bool(a.events(ev.PeerSilent)))
-        assert trio.current_time() - began < 5
+        assert trio.current_time() - began < 10  # the limit is 15 s

@@ -28,7 +28,7 @@ def echo(here: Here) -> list[bytes | None]:
 
 async def nobody_served(here: Here) -> None:
     """Wait until every place is free again; the asking side may know of the end first."""
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         while here.json._serving:
             await trio.lowlevel.checkpoint()
 
@@ -44,7 +44,7 @@ async def test_request_and_answer_are_ended_by_a_half_close(transport: str, size
         await a.connect(b)
         body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
         for _ in range(3):
-            answer, took = await a.json.request(b.peer_id, body, 5.0)
+            answer, took = await a.json.request(b.peer_id, body, 20.0)
             assert answer == b"echo:" + body
             assert took > 0
         assert seen == [body] * 3
@@ -59,7 +59,7 @@ async def test_no_answer_over_quic_loses_its_last_packet() -> None:
         await a.connect(b)
         body = bytes(10_000)
         for _ in range(60):
-            answer, _ = await a.json.request(b.peer_id, body, 5.0)
+            answer, _ = await a.json.request(b.peer_id, body, 20.0)
             assert len(answer) == len(body) + 5
         assert {len(raw or b"") for raw in seen} == {len(body)}
 
@@ -74,7 +74,7 @@ async def test_both_sides_may_ask_at_once(stock: bool) -> None:
         answers: list[bytes] = []
 
         async def ask(me: Here, you: Here, number: int) -> None:
-            answers.append((await me.json.request(you.peer_id, b"%d" % number, 5.0))[0])
+            answers.append((await me.json.request(you.peer_id, b"%d" % number, 20.0))[0])
 
         async with trio.open_nursery() as nursery:
             for number in range(8):
@@ -94,11 +94,12 @@ async def test_a_request_that_never_ends_is_cut_off(
         await a.connect(b)
         stream = await a.stream(b, JSON_MESSAGE)
         await stream.write(b'{"half":')
-        with trio.fail_after(5), pytest.raises(Exception):  # noqa: B017 - any end will do
+        with trio.fail_after(20), pytest.raises(Exception):  # noqa: B017 - any end will do
             assert not await stream.read(1)
             raise EOFError
         assert seen == []
-        answer, _ = await a.json.request(b.peer_id, b"x", 5.0)
+        monkeypatch.setattr(messages, "READ_S", 15.0)
+        answer, _ = await a.json.request(b.peer_id, b"x", 20.0)
         assert answer == b"echo:x"
         await nobody_served(b)
 
@@ -109,7 +110,7 @@ async def test_a_request_that_trickles_is_cut_off_too(monkeypatch: pytest.Monkey
         seen = echo(b)
         await a.connect(b)
         stream = await a.stream(b, JSON_MESSAGE)
-        with trio.fail_after(5), pytest.raises(Exception):  # noqa: B017 - any end will do
+        with trio.fail_after(20), pytest.raises(Exception):  # noqa: B017 - any end will do
             while True:
                 await stream.write(b" ")
                 await trio.sleep(0.02)
@@ -139,7 +140,7 @@ async def test_more_requests_at_once_than_one_peer_may_have() -> None:
 
         async def ask() -> None:
             try:
-                answers.append((await a.json.request(b.peer_id, b"wait", 5.0))[0].decode())
+                answers.append((await a.json.request(b.peer_id, b"wait", 20.0))[0].decode())
             except RequestFailed:
                 answers.append("refused")
                 if answers.count("refused") == 20:
@@ -149,13 +150,13 @@ async def test_more_requests_at_once_than_one_peer_may_have() -> None:
             for _ in range(messages.MAX_SERVING_PER_PEER + 20):
                 nursery.start_soon(ask)
             # Another peer is served while the first one's requests are waiting.
-            answer, _ = await c.json.request(b.peer_id, b"now", 5.0)
+            answer, _ = await c.json.request(b.peer_id, b"now", 20.0)
             assert answer == b"done"
         assert answers.count("done") == messages.MAX_SERVING_PER_PEER
         assert answers.count("refused") == 20
         assert most <= messages.MAX_SERVING_PER_PEER + 1
         await nobody_served(b)
-        assert (await a.json.request(b.peer_id, b"again", 5.0))[0] == b"done"
+        assert (await a.json.request(b.peer_id, b"again", 20.0))[0] == b"done"
 
 
 @pytest.mark.parametrize("transport", ["tcp", "quic"])
@@ -171,8 +172,8 @@ async def test_a_request_longer_than_the_limit_is_answered_as_such(transport: st
 
         small.serve(serve)
         await a.connect(b)
-        assert (await a.json.request(b.peer_id, b"x" * 1000, 5.0))[0] == b"too long"
-        assert (await a.json.request(b.peer_id, b"x" * 1001, 5.0))[0] == b"too long"
+        assert (await a.json.request(b.peer_id, b"x" * 1000, 20.0))[0] == b"too long"
+        assert (await a.json.request(b.peer_id, b"x" * 1001, 20.0))[0] == b"too long"
         assert got == [b"x" * 1000, None]
 
 
@@ -217,9 +218,10 @@ async def test_whatever_the_other_side_does_the_request_ends(ending: str, transp
             with pytest.raises(RequestFailed) as failed:
                 await a.json.request(b.peer_id, b"x", 1.0)
             assert failed.value.timeout == (ending == "hang")
-        assert trio.current_time() - began < 3
+        assert trio.current_time() - began < 10
 
 
+@pytest.mark.swarm
 async def test_peers_that_are_unknown_or_gone(other: Callable[[str], Other]) -> None:
     there = other("tcp")
     async with hosts(1) as [a]:
@@ -228,7 +230,7 @@ async def test_peers_that_are_unknown_or_gone(other: Callable[[str], Other]) -> 
         a.knows(there.peer_id, there.addresses)
         there.kill()
         with pytest.raises(RequestFailed, match="cannot be reached"):
-            await a.json.request(there.peer_id, b"x", 5.0)
+            await a.json.request(there.peer_id, b"x", 20.0)
 
 
 async def test_a_handler_that_fails_costs_one_stream() -> None:
@@ -242,8 +244,8 @@ async def test_a_handler_that_fails_costs_one_stream() -> None:
         b.json.serve(serve)
         await a.connect(b)
         with pytest.raises(RequestFailed):
-            await a.json.request(b.peer_id, b"bad", 5.0)
-        assert (await a.json.request(b.peer_id, b"good", 5.0))[0] == b"fine"
+            await a.json.request(b.peer_id, b"bad", 20.0)
+        assert (await a.json.request(b.peer_id, b"good", 20.0))[0] == b"fine"
         await nobody_served(b)
         assert len(b.broken) == 1
 
@@ -261,6 +263,6 @@ async def test_reading_to_the_end_stops_at_the_limit() -> None:
         stream = await a.stream(b, "/test/limit")
         await stream.write(b"x" * 100)
         await end_writing(stream)
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             assert await read_to_end(stream, 10) == b""
         assert left == [b"x" * 100]
