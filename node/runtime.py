@@ -27,7 +27,7 @@ from node.network import quiet
 from node.network.bootstrap import Bootstraps, MachineBoard, PeerCache, check_bootstraps
 from node.network.dht import Dht
 from node.network.gossip import Gossip
-from node.network.host import build_host, guard_handlers, running_host
+from node.network.host import build_host, close_connections, guard_handlers, running_host
 from node.network.identity import Identity, IdentityFile, verify
 from node.network.messages import JsonProtocol
 from node.network.peers import Peers
@@ -208,6 +208,7 @@ class Node:
         self.door.tap(journal.record)
         stack.callback(board.remove)
 
+        stack.push_async_callback(close_connections, host, LEAVE_S / 4)
         nursery = await stack.enter_async_context(_stoppable_nursery())
         requests = Requests(self.door, settings, self.stop, nursery, commands, handlers, peers)
         self.door.serve(requests.take)

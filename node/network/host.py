@@ -187,6 +187,25 @@ async def running_host(
         yield announced(actual)
 
 
+async def close_connections(host: BasicHost, seconds: float) -> None:
+    """Close every connection at once, in at most `seconds`.
+
+    py-libp2p closes them one after another, each with a pause of 0.1 s: a node with sixty would
+    take six seconds to leave.
+    """
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for connection in host.get_network().get_connections():
+                nursery.start_soon(_close_connection, connection)
+
+
+async def _close_connection(connection: INetConn) -> None:
+    try:
+        await connection.close()
+    except Exception:
+        return  # closed by the other side, or its socket broke: gone either way
+
+
 def _common_port(listen: str, transport: str) -> int:
     """A port number free for UDP and TCP alike, so that one address is enough to find a node.
 

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.transport.quic import connection as quic_connection
 from libp2p.transport.quic import listener as quic_listener
 
+from node.network.fast.noise_messages import Buffer
+from node.network.fast.wire import SocketWire
 from swarmtui.cli import main
 
 totals = {"writes": 0, "bytes": 0}
@@ -29,7 +32,7 @@ def count(size: int) -> None:
 
 
 def count_tcp() -> None:
-    """Count the writes of TCP connections."""
+    """Count the writes of TCP connections: py-libp2p's own and those of our session."""
     inner = TrioTCPStream.write
 
     async def write(self: TrioTCPStream, data: bytes) -> None:
@@ -37,6 +40,15 @@ def count_tcp() -> None:
         await inner(self, data)
 
     TrioTCPStream.write = write  # type: ignore[method-assign]
+    now = SocketWire.write_now
+
+    def write_now(self: SocketWire, parts: Sequence[Buffer]) -> int:
+        written = now(self, parts)
+        if written:
+            count(written)
+        return written
+
+    SocketWire.write_now = write_now  # type: ignore[method-assign]
 
 
 def count_quic() -> None:
