@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -53,7 +54,9 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        return "\n".join(self.screen.display)
+        # pyte's own `display` fails on the second half of a wide character that was overwritten.
+        rows = (self.screen.buffer[y] for y in range(ROWS))
+        return "\n".join("".join(row[x].data for x in range(COLUMNS)) for row in rows)
 
     def until(self, *wanted: str) -> float:
         """Seconds from the start until the screen shows every text."""
@@ -68,8 +71,8 @@ class Terminal:
         if not select.select([self.master], [], [], wait_s)[0]:
             return False
         data = os.read(self.master, 65536)
-        # pyte takes private markers for text.
-        self._stream.feed(data.replace(b"\x1b[>1u", b"").replace(b"\x1b[<u", b""))
+        # pyte knows neither private markers nor intermediates; they draw nothing.
+        self._stream.feed(re.sub(rb"\x1b\[[>=<][0-9;]*[A-Za-z]|\x1b\[\?[0-9;]*\$p", b"", data))
         return True
 
     def quiet(self, seconds: float) -> None:
