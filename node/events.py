@@ -13,15 +13,32 @@ from typing import Literal
 
 import msgspec
 
+from node.events_base import Event as Event
+from node.events_torrents import (
+    RemoteLoadEnded as RemoteLoadEnded,
+    SeedingChanged as SeedingChanged,
+    SourceRow as SourceRow,
+    TorrentHashing as TorrentHashing,
+    TorrentListed as TorrentListed,
+    TorrentRegistered as TorrentRegistered,
+    TorrentSeeded as TorrentSeeded,
+    TorrentsRegistered as TorrentsRegistered,
+    TorrentsRegistering as TorrentsRegistering,
+    TorrentsScanned as TorrentsScanned,
+    TorrentsSynced as TorrentsSynced,
+    TorrentUnlisted as TorrentUnlisted,
+    TorrentWithdrawn as TorrentWithdrawn,
+    TransferChanged as TransferChanged,
+    TransferFailed as TransferFailed,
+    TransferFinished as TransferFinished,
+    TransferPhase as TransferPhase,
+    TransferSourceBlamed as TransferSourceBlamed,
+    TransferWanted as TransferWanted,
+)
+
 Transport = Literal["tcp", "quic"]
 Level = Literal["debug", "info", "warning", "error"]
 QueryKind = Literal["get_value", "put_value", "find_node", "find_providers", "provide", "refresh"]
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What every event has: the moment it happened, in unix seconds."""
-
-    at: float
 
 
 # ---------------------------------------------------------------- the node itself
@@ -264,7 +281,7 @@ class ShardDiscovered(Event, frozen=True, kw_only=True):
     size: int = 0
     root: str = ""
     progress: float = 0.0
-    phase: Literal["none", "file", "loading", "loaded"] = "none"
+    phase: Literal["none", "file", "downloading", "loading", "loaded"] = "none"
 
 
 class ShardForgotten(Event, frozen=True, kw_only=True):
@@ -398,35 +415,6 @@ class MessageRefused(Event, frozen=True, kw_only=True):
     reason: str
 
 
-# ---------------------------------------------------------------- torrents
-
-
-class TorrentSeeded(Event, frozen=True, kw_only=True):
-    """A shard file on disk has its info hash and is offered to the swarm."""
-
-    info_hash: str
-    filename: str
-    size: int
-    shard_id: int | None
-
-
-class TorrentWithdrawn(Event, frozen=True, kw_only=True):
-    """A file vanished or changed."""
-
-    info_hash: str
-    filename: str
-    reason: str
-
-
-class TorrentListed(Event, frozen=True, kw_only=True):
-    """A peer says it has this file."""
-
-    info_hash: str
-    filename: str
-    size: int
-    peer_id: str
-
-
 AnyEvent = (
     NodeStarted
     | NodeListening
@@ -467,9 +455,23 @@ AnyEvent = (
     | CommandServed
     | MessageReceived
     | MessageRefused
+    | TorrentHashing
     | TorrentSeeded
     | TorrentWithdrawn
+    | TorrentsScanned
+    | TorrentsRegistering
+    | TorrentRegistered
+    | TorrentsRegistered
     | TorrentListed
+    | TorrentUnlisted
+    | TorrentsSynced
+    | TransferWanted
+    | TransferChanged
+    | TransferFinished
+    | TransferFailed
+    | TransferSourceBlamed
+    | SeedingChanged
+    | RemoteLoadEnded
 )
 
 _encoder = msgspec.json.Encoder()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from node import events as ev
-from node.folding import peers, shards, traffic
+from node.folding import peers, shards, torrents, traffic
 from node.folding.registry import FOLDS
 from node.state import State
 
-__all__ = ["fold", "peers", "shards", "traffic"]
+__all__ = ["fold", "peers", "shards", "torrents", "traffic"]
 
 
 def fold(state: State, event: ev.Event) -> State:

@@ -226,6 +226,8 @@ def _released(event: ev.PeerReleased, before: State, after: State) -> Iterator[R
 
 @on(ev.PeerGone)
 def _gone(event: ev.PeerGone, before: State, after: State) -> Iterator[Row]:
-    yield INFO, "DISCONNECT", f"Peer left: {peer_words(before, event.peer_id)}: " + clean(
-        event.reason
+    yield (
+        INFO,
+        "DISCONNECT",
+        f"Peer left: {peer_words(before, event.peer_id)}: " + clean(event.reason),
     )

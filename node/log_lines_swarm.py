@@ -1,4 +1,4 @@
-"""What DHT, shards, messages and torrents read like in the log. See node.log_lines."""
+"""What DHT, shards and messages read like in the log. See node.log_lines."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def _queried(event: ev.DhtQueryFinished, before: State, after: State) -> Iterato
     shard = event.shard_id
     if event.outcome == "found" and shard is not None:
         # The queries repeat every few seconds: only the first find of a shard is news.
-        again = any(
-            item.shard_id == shard and item.outcome == "found" for item in before.queries
-        )
+        again = any(item.shard_id == shard and item.outcome == "found" for item in before.queries)
         level = DEBUG if again else INFO
         yield level, "DHT", f"{number} ✓ Record found in DHT for shard {shard}"
         yield DEBUG, "DHT", f"{number} {tail}"
@@ -222,28 +220,3 @@ def _message_refused(event: ev.MessageRefused, before: State, after: State) -> I
         f"Refused a message of peer {clean(event.peer_id, 128)}: field {clean(event.field, 64)}: "
         f"{clean(event.reason)} ({count} refused so far)",
     )
-
-
-# ---------------------------------------------------------------- torrents
-
-
-@on(ev.TorrentSeeded)
-def _seeded(event: ev.TorrentSeeded, before: State, after: State) -> Iterator[Row]:
-    kind = "file" if event.shard_id is None else "primary shard"
-    yield (
-        INFO,
-        "TORRENT",
-        f"✓ Seeding {kind}: {clean(event.filename, 120)} (hash: {clean(event.info_hash[:16])}...)",
-    )
-
-
-@on(ev.TorrentWithdrawn)
-def _withdrawn(event: ev.TorrentWithdrawn, before: State, after: State) -> Iterator[Row]:
-    text = f"✗ No longer seeding: {clean(event.filename, 120)} ({clean(event.reason)})"
-    yield INFO, "TORRENT", text
-
-
-@on(ev.TorrentListed)
-def _listed(event: ev.TorrentListed, before: State, after: State) -> Iterator[Row]:
-    text = f"Peer {clean(event.peer_id, 128)} has {clean(event.filename, 120)}"
-    yield DEBUG, "TORRENT_SYNC", f"{text} ({size_words(event.size)})"

@@ -142,9 +142,7 @@ class LogWriter:
 
     def _tell(self, event: Event, before: State, after: State) -> None:
         self._state = after
-        found = [
-            line for line in lines(event, before, after) if LEVELS[line.level] >= self._least
-        ]
+        found = [line for line in lines(event, before, after) if LEVELS[line.level] >= self._least]
         if not found:
             return
         if self._json:

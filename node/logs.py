@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from node import events as ev
-
 # Imported for the words it registers.
-from node import log_lines_swarm as log_lines_swarm
+from node import (
+    events as ev,
+    log_lines_swarm as log_lines_swarm,
+    log_lines_torrents as log_lines_torrents,
+)
 from node.clean import clean
 from node.log_lines import rows
 from node.state import ShardStatus, State
@@ -43,9 +45,7 @@ class LogLine(msgspec.Struct, frozen=True):
 def lines(event: ev.Event, before: State, after: State) -> list[LogLine]:
     """The lines of one event and of the changes it made; empty for a type without words."""
     found = [*rows(event, before, after), *_changes(event, before, after)]
-    return [
-        LogLine(event.at, level, tag, clean(text, MAX_TEXT)) for level, tag, text in found
-    ]
+    return [LogLine(event.at, level, tag, clean(text, MAX_TEXT)) for level, tag, text in found]
 
 
 def status_report(state: State, now: float) -> list[LogLine]:
@@ -95,9 +95,7 @@ def joined(found: Sequence[LogLine]) -> LogLine:
     """Several lines of one event as one: the highest level, the first tag, texts by newlines."""
     level = max((line.level for line in found), key=LEVELS.__getitem__)
     tag = found[0].tag
-    text = [
-        line.text if line.tag == tag else f"[{line.tag}] {line.text}" for line in found
-    ]
+    text = [line.text if line.tag == tag else f"[{line.tag}] {line.text}" for line in found]
     return LogLine(found[0].at, level, tag, "\n".join(text))
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import trio
 
-from node import __version__
-from node import events as ev
+from node import __version__, events as ev
 from node.clean import clean
 from node.door import NodeDoor
 from node.door_server import serve_door

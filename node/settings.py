@@ -27,6 +27,8 @@ from node.settings_values import (
     ip_literal,
     multiaddr,
     node_name,
+    peer_id,
+    pin,
 )
 
 __all__ = ["HOME_VARIABLE", "SPECS", "Settings", "Spec", "derived_name", "load_settings"]
@@ -191,6 +193,59 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = True
 
+    fetch: Annotated[
+        bool,
+        Option(
+            flag="--fetch/--no-fetch",
+            group="transfer",
+            help="Download the shards this node is to hold and has no file of.",
+        ),
+    ] = True
+    max_up: Annotated[
+        float,
+        Option(
+            flag="--max-up",
+            low=0,
+            high=1_000_000,
+            metavar="MB/S",
+            group="transfer",
+            help="Most megabytes per second to send; 0 sets no limit.",
+        ),
+    ] = 0.0
+    max_down: Annotated[
+        float,
+        Option(
+            flag="--max-down",
+            low=0,
+            high=1_000_000,
+            metavar="MB/S",
+            group="transfer",
+            help="Most megabytes per second to receive; 0 sets no limit.",
+        ),
+    ] = 0.0
+    pins: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--pin",
+            check=pin,
+            allowed="a file name, '@' and a root of 64 hex digits",
+            metavar="NAME@ROOT",
+            group="transfer",
+            help="The one root that is right for a file; repeat it for several.",
+        ),
+    ] = ()
+    trusted: Annotated[
+        tuple[str, ...],
+        Option(
+            flag="--trust",
+            check=peer_id,
+            allowed="a peer id",
+            metavar="PEER",
+            group="transfer",
+            help="Publisher whose signed manifests decide between contents; repeat it for several.",
+        ),
+    ] = ()
+
     no_ui: Annotated[
         bool,
         Option(flag="--no-ui", group="output", help="No console: log lines on standard output."),
@@ -279,6 +334,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def peer_cache_path(self) -> Path:
         return self.node_data_dir / "peers.json"
+
+    @property
+    def roots_path(self) -> Path:
+        """Which root was accepted for which file."""
+        return self.node_data_dir / "roots.json"
+
+    @property
+    def hashes_dir(self) -> Path:
+        """Hashes of files of this machine, shared by its nodes."""
+        return self.data_dir / "hashes"
 
     @property
     def journal_dir(self) -> Path:

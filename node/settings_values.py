@@ -222,3 +222,15 @@ def multiaddr(text: str) -> None:
         raise ValueError(allowed)
     if port is not None and not 1 <= int(port) <= 65535:
         raise ValueError("a multiaddr with a port from 1 to 65535")
+
+
+def pin(text: str) -> None:
+    """A file name, '@' and 64 hex digits."""
+    if not re.fullmatch(r"[^@/]{1,255}@[0-9a-f]{64}", text):
+        raise ValueError("a file name, '@' and a root of 64 hex digits")
+
+
+def peer_id(text: str) -> None:
+    """A peer id in base58."""
+    if not re.fullmatch(r"[1-9A-HJ-NP-Za-km-z]{40,128}", text):
+        raise ValueError("a peer id")

@@ -20,8 +20,15 @@ MAX_PEERS = 1024
 MAX_HOLDERS_PER_SHARD = 256
 MAX_TORRENTS = 1024
 
+TRANSFERRING = frozenset(
+    (
+        *("resolving", "waiting", "queued", "layer", "prealloc", "transfer"),
+        *("stalled", "paused", "endgame", "sync", "rename"),
+    )
+)
+
 ShardStatus = Literal["LOCAL", "ONLINE", "OFFLINE"]
-Phase = Literal["none", "file", "loading", "loaded", "failed"]
+Phase = Literal["none", "file", "downloading", "loading", "loaded", "failed"]
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +163,14 @@ class CommandRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Torrent(msgspec.Struct, frozen=True, kw_only=True):
-    """A shard file, on this node's disk (`local`) or at other peers."""
+    """A shard file, on this node's disk (`local`), at other peers, or on its way here.
+
+    phase:  "" for what only others have, "hashing", "seeding", or a TransferPhase
+    done, fetched, wasted, uploaded: bytes; rate_*: bytes per second; progress: 0 to 1 of hashing
+    reason: one sentence where it stands still or failed; next_step: what to do about it
+    piece_map: at most 256 cells over the file, '0' nothing … '8' everything verified and written
+    wanted_by: "plan", "operator" or the peer id whose LOAD_SHARD asked for it
+    """
 
     info_hash: str
     filename: str
@@ -164,6 +178,39 @@ class Torrent(msgspec.Struct, frozen=True, kw_only=True):
     shard_id: int | None = None
     local: bool = False
     peers: tuple[str, ...] = ()
+    root: str = ""
+    piece_length: int = 0
+    pieces: int = 0
+    pieces_done: int = 0
+    phase: str = ""
+    reason: str = ""
+    next_step: str = ""
+    progress: float = 0.0
+    done: int = 0
+    fetched: int = 0
+    wasted: int = 0
+    uploaded: int = 0
+    rate_down: float = 0.0
+    rate_up: float = 0.0
+    eta_s: float | None = None
+    seconds: float = 0.0
+    sources: tuple[ev.SourceRow, ...] = ()
+    upload_peers: tuple[str, ...] = ()
+    blamed: tuple[str, ...] = ()
+    piece_map: str = ""
+    wanted_by: str = ""
+    registered_at: float = 0.0
+    changed_at: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Bytes sent to others since the start / size of the file."""
+        return self.uploaded / self.size if self.size else 0.0
+
+    @property
+    def moving(self) -> bool:
+        """Whether a transfer of this node is on its way: neither ended nor only looked at."""
+        return self.phase in TRANSFERRING
 
 
 class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +222,20 @@ class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
     changed_at: float = 0.0
     reason: str = ""
     retry_in_s: float = 0.0
+
+
+class FilesInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How far seeding and finding have come, in unix seconds; 0 while it has not happened.
+
+    to_register: files that went into the DHT at the start; listed: files the last sync named
+    """
+
+    scanned_at: float = 0.0
+    to_register: int = 0
+    registered_at: float = 0.0
+    synced_at: float = 0.0
+    synced_with: str = ""
+    listed: int = 0
 
 
 class Counters(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +265,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
     missing: tuple[int, ...] = ()
     counters: Counters = msgspec.field(default_factory=Counters)
+    files: FilesInfo = msgspec.field(default_factory=FilesInfo)
     updated_at: float = 0.0
 
     def apply(self, event: ev.Event) -> State:
@@ -240,8 +302,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             answering = sum(self.holder_answers(item) for item in shard.holders.values())
             return f"loaded, {answering} more" if answering else "loaded"
         answering = sum(self.holder_answers(item) for item in shard.holders.values())
-        if local.phase == "loading":
-            return f"loading {local.progress * 100:.0f} %"
+        if local.phase in ("loading", "downloading"):
+            return f"{local.phase} {local.progress * 100:.0f} %"
         if answering:
             return "1 holder" if answering == 1 else f"{answering} holders"
         if local.phase == "failed":
@@ -249,6 +311,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         loading = [item for item in shard.holders.values() if item.phase == "loading"]
         if loading:
             return f"loading {max(item.progress for item in loading) * 100:.0f} %"
+        coming = [item for item in shard.holders.values() if item.phase == "downloading"]
+        if coming:
+            return f"downloading {max(item.progress for item in coming) * 100:.0f} %"
         loaded = [item for item in shard.holders.values() if item.loaded]
         if loaded:
             heard = max(

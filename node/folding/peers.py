@@ -177,9 +177,3 @@ def _peer_quarantined(state: State, event: ev.PeerQuarantined) -> State:
 @on(ev.PeerReleased)
 def _peer_released(state: State, event: ev.PeerReleased) -> State:
     return with_peer(state, event.peer_id, event.at, quarantined_until=0.0, note="")
-
-
-@on(ev.PeerGone)
-def _peer_gone(state: State, event: ev.PeerGone) -> State:
-    peers = {key: peer for key, peer in state.peers.items() if key != event.peer_id}
-    return replace(state, peers=peers)

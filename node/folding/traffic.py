@@ -1,4 +1,4 @@
-"""Folds of DHT queries, commands, messages and files."""
+"""Folds of DHT queries, commands and messages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from msgspec.structs import replace
 from node import events as ev
 from node.folding.registry import count, on, with_shard
 from node.state import (
-    MAX_TORRENTS,
     RECENT_COMMANDS,
     RECENT_QUERIES,
     CommandRow,
     Query,
     State,
-    Torrent,
 )
 
 
@@ -156,40 +154,3 @@ def _message(state: State, event: ev.MessageReceived) -> State:
 @on(ev.MessageRefused)
 def _message_refused(state: State, event: ev.MessageRefused) -> State:
     return count(state, messages_refused=1)
-
-
-@on(ev.TorrentSeeded)
-def _seeded(state: State, event: ev.TorrentSeeded) -> State:
-    known = state.torrents.get(event.info_hash)
-    torrent = Torrent(
-        info_hash=event.info_hash,
-        filename=event.filename,
-        size=event.size,
-        shard_id=event.shard_id,
-        local=True,
-        peers=known.peers if known is not None else (),
-    )
-    return replace(state, torrents={**state.torrents, event.info_hash: torrent})
-
-
-@on(ev.TorrentWithdrawn)
-def _withdrawn(state: State, event: ev.TorrentWithdrawn) -> State:
-    known = state.torrents.get(event.info_hash)
-    if known is None:
-        return state
-    torrents = {key: item for key, item in state.torrents.items() if key != event.info_hash}
-    if known.peers:
-        torrents[event.info_hash] = replace(known, local=False)
-    return replace(state, torrents=torrents)
-
-
-@on(ev.TorrentListed)
-def _listed(state: State, event: ev.TorrentListed) -> State:
-    known = state.torrents.get(event.info_hash)
-    if known is None:
-        if len(state.torrents) >= MAX_TORRENTS:
-            return state
-        known = Torrent(info_hash=event.info_hash, filename=event.filename, size=event.size)
-    peers = tuple(sorted({*known.peers, event.peer_id}))
-    torrents = {**state.torrents, event.info_hash: replace(known, peers=peers)}
-    return replace(state, torrents=torrents)

@@ -78,9 +78,9 @@ def announced(candidates: Iterable[Multiaddr]) -> list[Multiaddr]:
     rest = [item for item in unique if transport_of(item) != "quic"]
     # On a machine of many interfaces neither transport may push the other out.
     half = MAX_ADDRESSES // 2
-    return quic[: max(half, MAX_ADDRESSES - len(rest))] + rest[
-        : max(half, MAX_ADDRESSES - len(quic))
-    ]
+    return (
+        quic[: max(half, MAX_ADDRESSES - len(rest))] + rest[: max(half, MAX_ADDRESSES - len(quic))]
+    )
 
 
 def parse_addresses(texts: Sequence[object], peer_id: str) -> list[Multiaddr]:

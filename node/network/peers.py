@@ -179,6 +179,13 @@ class Peers(INotifee):
         if entry is not None and self._nursery is not None and self._transport == "dual":
             self._nursery.start_soon(self._add_tcp_in_turn, entry)
 
+    async def ensure_tcp(self, peer_id: str, timeout: float) -> None:
+        """Open TCP beside QUIC where this node may, waiting at most `timeout` seconds for it."""
+        entry = self._known.get(peer_id)
+        if entry is not None and self._transport == "dual":
+            with trio.move_on_after(timeout):
+                await self._add_tcp_in_turn(entry)
+
     def on_lost(self, listener: Callable[[str], None]) -> None:
         """Have `listener(peer_id)` called when a peer falls silent."""
         self._lost.append(listener)

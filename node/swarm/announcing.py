@@ -35,12 +35,13 @@ class OwnShard:
     def __init__(
         self,
         shard_id: int,
-        phase: Literal["none", "file", "loading", "loaded"],
+        phase: Literal["none", "file", "downloading", "loading", "loaded"],
         *,
         layers: tuple[int, int] = (0, 0),
         model_name: str = "",
         size: int = 0,
         progress: float = 0.0,
+        root: str = "",
     ) -> None:
         self.shard_id = shard_id
         self.phase = phase
@@ -48,6 +49,7 @@ class OwnShard:
         self.model_name = model_name
         self.size = size
         self.progress = progress
+        self.root = root
 
 
 class Announcer:
@@ -121,6 +123,7 @@ class Announcer:
             phase="none" if leaving else shard.phase,
             progress=round(shard.progress, 3),
             size=shard.size,
+            root=shard.root,
             agent=self._agent,
             leaving=leaving,
         )

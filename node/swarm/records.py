@@ -38,7 +38,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Address = Annotated[str, msgspec.Meta(max_length=200)]
-Phase = Annotated[str, msgspec.Meta(pattern=r"^(none|file|loading|loaded)\Z")]
+Phase = Annotated[str, msgspec.Meta(pattern=r"^(none|file|downloading|loading|loaded)\Z")]
 
 
 class RecordRefusedError(Exception):

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from libp2p.io.trio import TrioTCPStream
-from libp2p.transport.quic import connection as quic_connection
-from libp2p.transport.quic import listener as quic_listener
+from libp2p.transport.quic import connection as quic_connection, listener as quic_listener
 
 from node.network.fast.noise_messages import Buffer
 from node.network.fast.wire import SocketWire

@@ -21,8 +21,7 @@ from hosts import Here, hosts
 from libp2p.records.record import make_signed_put_record
 from record_kit import CLUSTER, STRANGER, announcement, signed, signed_fields
 
-from node import events as ev
-from node import runtime
+from node import events as ev, runtime
 from node.network.identity import Identity, parse_peer_id
 from node.network.messages import JsonProtocol, RequestFailed
 from node.network.rpc import CallFailed

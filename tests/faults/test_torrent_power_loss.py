@@ -7,8 +7,7 @@ import errno
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from lossy_folder import LossyFolder, PowerLoss
 
 from node.errors import PlainError

@@ -23,8 +23,7 @@ import pytest
 import trio
 from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
-from libp2p.identity.identify.identify import ID as IDENTIFY
-from libp2p.identity.identify.identify import parse_identify_response
+from libp2p.identity.identify.identify import ID as IDENTIFY, parse_identify_response
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 

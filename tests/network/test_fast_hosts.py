@@ -15,8 +15,7 @@ from fast_kit import DIRECTIONS, hosts, opened, read_hash, send_random
 from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import PingService
-from libp2p.identity.identify.identify import ID as IDENTIFY
-from libp2p.identity.identify.identify import parse_identify_response
+from libp2p.identity.identify.identify import ID as IDENTIFY, parse_identify_response
 from libp2p.network.stream.exceptions import StreamEOF, StreamReset
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import Yamux

@@ -6,8 +6,7 @@ import random
 
 import trio
 from fast_kit import IDENTITIES, memory_conns, session_pair
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from node.network.fast import FastYamux, Limits
 from node.network.fast.frames import (

@@ -10,8 +10,7 @@ from hosts import Other, hosts, parsed
 from libp2p.abc import INetStream
 
 from node import events as ev
-from node.network import peers as peers_module
-from node.network import ping
+from node.network import peers as peers_module, ping
 from node.network.ping import PingStream
 from node.network.streams import StreamUnavailable, read_exactly
 

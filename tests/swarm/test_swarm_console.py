@@ -11,8 +11,7 @@ import pytest
 from swarm_processes import Member, Swarm
 from textual.pilot import Pilot
 
-from node import events as ev
-from node import jobs
+from node import events as ev, jobs
 from node.settings import HOME_VARIABLE, load_settings
 from swarmtui.app import SwarmApp
 from swarmtui.theming import load_themes

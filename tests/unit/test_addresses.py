@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from multiaddr import Multiaddr
 
 from node.errors import PlainError

@@ -6,8 +6,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from record_kit import AUTHOR, CLUSTER, STRANGER, announcement, fields_of, signed, signed_fields
 
 from node.network.identity import Identity, verify

@@ -7,11 +7,9 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from node import door as door_module
-from node import events as ev
+from node import door as door_module, events as ev
 from node.door import NodeDoor
 from node.errors import PlainError
 from node.state import State

@@ -17,8 +17,7 @@ import pytest
 import sample_events as sample
 import trio
 
-from node import door_server
-from node import events as ev
+from node import door_server, events as ev
 from node.door import NodeDoor
 from node.door_client import SocketDoor, find_socket, running_nodes
 from node.door_server import claim_socket, serve_door

@@ -6,8 +6,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from node import events as ev
 from node.fold import fold  # importing it registers the folds
@@ -36,8 +35,8 @@ def values_of(hint: Any, name: str) -> st.SearchStrategy[Any]:
         return st.lists(values_of(get_args(hint)[0], name), max_size=3).map(tuple)
     if get_args(hint):
         return st.one_of([values_of(item, name) for item in get_args(hint)])
-    if hint is ev.PeerAnswer:
-        return built(ev.PeerAnswer)
+    if hint in (ev.PeerAnswer, ev.SourceRow):
+        return built(hint)
     plain: dict[Any, st.SearchStrategy[Any]] = {
         str: TEXTS,
         int: st.integers(0, 5),

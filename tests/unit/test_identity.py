@@ -10,8 +10,7 @@ from pathlib import Path
 
 import base58
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from node.errors import PlainError
 from node.network.identity import Identity, IdentityFile, NameInUse, parse_peer_id, verify

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import sample_events as sample
 
-from node import events as ev
-from node import rotating
+from node import events as ev, rotating
 from node.door import NodeDoor
 from node.errors import PlainError
 from node.journal import Journal, read, replay

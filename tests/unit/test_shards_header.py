@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from node.errors import PlainError
 from node.shards import encode

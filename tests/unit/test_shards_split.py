@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from node.errors import PlainError
 from node.shards import cutting, encode

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from node.torrent.limits import BLOCK_BYTES, GIB, KIB, LEAF_BYTES, MAX_FILE_BYTES, MAX_PIECES, MIB
 from node.torrent.sizes import Block, Layout, check_piece_length, piece_length_for

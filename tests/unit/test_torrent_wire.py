@@ -8,11 +8,9 @@ import tracemalloc
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from node.torrent import frames
-from node.torrent import messages as f
+from node.torrent import frames, messages as f
 from node.torrent.limits import (
     BLOCK_BYTES,
     HASH_BYTES,

@@ -82,6 +82,27 @@ class FastStream(IMuxedStream):
         """Up to `n` bytes (all there is with None or -1), waiting until there is at least one."""
         if n == 0:
             return b""
+        await self._wait_readable()
+        data = self._take(self.unread if n is None or n < 0 else n)
+        self._grant_if_due()
+        return data
+
+    async def read_into(self, view: memoryview) -> int:
+        """Fill the beginning of `view` with what there is, waiting for the first; 0 at the end.
+
+        What came is copied once, to where it belongs.
+        """
+        if not view:
+            return 0
+        try:
+            await self._wait_readable()
+        except MuxedStreamEOF:
+            return 0
+        size = self._take_into(view)
+        self._grant_if_due()
+        return size
+
+    async def _wait_readable(self) -> None:
         while not self._chunks:
             if self.was_reset:
                 raise MuxedStreamReset("the stream was reset")
@@ -90,12 +111,32 @@ class FastStream(IMuxedStream):
             if self._lost:
                 raise MuxedStreamReset("the connection is closed")
             await self._park(self._readable)
-        data = self._take(self.unread if n is None or n < 0 else n)
+
+    def _grant_if_due(self) -> None:
         if not (self.recv_closed or self.was_reset or self._lost):
             consumed = self.window - self.credit - self.unread
             if consumed >= self.window // 2:
                 self._grant(consumed)
-        return data
+
+    def _take_into(self, view: memoryview) -> int:
+        chunks = self._chunks
+        limit = len(view)
+        size = 0
+        while chunks and size < limit:
+            chunk = chunks[0]
+            length = len(chunk)
+            if size + length <= limit:
+                chunks.popleft()
+                view[size : size + length] = chunk
+            else:
+                rest = memoryview(chunk)
+                length = limit - size
+                view[size:] = rest[:length]
+                chunks[0] = rest[length:]
+            size += length
+        self.unread -= size
+        self._muxer.taken(self, size)
+        return size
 
     def _take(self, limit: int) -> bytes:
         chunks = self._chunks
