@@ -15,6 +15,9 @@ def size_words(size: int) -> str:
     return f"{size / 2**20:.1f} MB" if size >= 2**20 else f"{size / 2**10:.1f} KB"
 
 
+_BY_ITSELF = frozenset(["LIST_FILES", "SHARD_LOADED"])
+
+
 def _sparse(count: int) -> bool:
     """Whether the `count`-th of a kind is worth a line: the first ten, then powers of ten."""
     return count <= 10 or str(count).strip("0") == "1"
@@ -159,12 +162,14 @@ def _sent(event: ev.CommandSent, before: State, after: State) -> Iterator[Row]:
             "TORRENT_SYNC",
             "🔄 Initiating automatic torrent synchronization with rendezvous server...",
         )
-    yield INFO, "MSG", f"📤 SENT MESSAGE TO PEER: {clean(event.to, 128)}"
+    # Nodes ask each other for their lists by themselves: that is no news.
+    level = DEBUG if event.command in _BY_ITSELF and event.origin == "node" else INFO
+    yield level, "MSG", f"📤 SENT MESSAGE TO PEER: {clean(event.to, 128)}"
     if event.command != "MESSAGE":
-        yield INFO, "MSG", f"  Command: {clean(event.command, 64)}"
-    yield INFO, "MSG", f"  Request ID: {clean(event.request_id, 128)}"
+        yield level, "MSG", f"  Command: {clean(event.command, 64)}"
+    yield level, "MSG", f"  Request ID: {clean(event.request_id, 128)}"
     if event.summary:
-        yield INFO, "MSG", f"  Message: {clean(event.summary, 400)}"
+        yield level, "MSG", f"  Message: {clean(event.summary, 400)}"
 
 
 @on(ev.CommandAnswered)
@@ -174,17 +179,19 @@ def _answered(event: ev.CommandAnswered, before: State, after: State) -> Iterato
         f"{'✓' if good else '✗'} {clean(event.command, 64)} to peer {clean(event.peer_id, 128)}: "
         f"{event.status} after {event.duration_ms:.0f} ms: {clean(event.summary, 400)}"
     )
-    yield INFO if good else WARNING, "RESPONSE", text
+    level = DEBUG if event.command in _BY_ITSELF else INFO
+    yield level if good else WARNING, "RESPONSE", text
     if event.detail:
         yield DEBUG, "RESPONSE", f"  {clean(event.detail, 900)}"
 
 
 @on(ev.CommandReceived)
 def _received(event: ev.CommandReceived, before: State, after: State) -> Iterator[Row]:
-    yield INFO, "MSG", f"📥 RECEIVED MESSAGE FROM PEER: {clean(event.peer_id, 128)}"
-    yield INFO, "MSG", f"  Command: {clean(event.command, 64)}"
+    level = DEBUG if event.command in _BY_ITSELF else INFO
+    yield level, "MSG", f"📥 RECEIVED MESSAGE FROM PEER: {clean(event.peer_id, 128)}"
+    yield level, "MSG", f"  Command: {clean(event.command, 64)}"
     if event.summary:
-        yield INFO, "MSG", f"  Message: {clean(event.summary, 400)}"
+        yield level, "MSG", f"  Message: {clean(event.summary, 400)}"
     if event.command == "SYNC_TORRENTS":
         yield (
             INFO,

@@ -24,6 +24,7 @@ from node.errors import PlainError
 from node.journal import Journal
 from node.network import quiet
 from node.network.bootstrap import Bootstraps, MachineBoard, PeerCache, check_bootstraps
+from node.network.bulk import BulkStreams
 from node.network.dht import Dht
 from node.network.gossip import Gossip
 from node.network.host import build_host, close_connections, guard_handlers, running_host
@@ -44,6 +45,8 @@ from node.swarm.own import capabilities, own_shards
 from node.swarm.readiness import Readiness
 from node.swarm.records import select
 from node.swarm.serving import Commands
+from node.swarm.torrents import Torrents
+from node.torrent.messages import PROTOCOL as TRANSFER
 
 LEAVE_S = 2.5
 Tap = Callable[[ev.Event, State, State], None]
@@ -187,6 +190,18 @@ class Node:
         announcer.attach(dht, gossip)
         discovery.attach(dht, JsonProtocol(host, peers, exchange.PROTOCOL, exchange.MAX_BYTES))
         shards.changed = announcer.changed
+        torrents = Torrents(
+            settings,
+            identity,
+            self.door,
+            shards,
+            peers,
+            book,
+            BulkStreams(host, peers, TRANSFER),
+            total_shards=self._total_shards,
+        )
+        torrents.fetching.moved = announcer.changed
+        discovery.on_torrent = torrents.sources.take_record
         bootstraps = Bootstraps(
             peers,
             self.emit,
@@ -195,10 +210,11 @@ class Node:
             redial_s=settings.redial_s,
         )
         peers.watched = lambda: {*discovery.watched(), *bootstraps.ids}
-        handlers = Handlers(settings, self.door, shards, book)
+        handlers = Handlers(settings, self.door, shards, book, torrents)
         commands = Commands(
             JsonProtocol(host, peers), identity.peer_id, self.emit, handlers.table()
         )
+        torrents.attach(dht, commands, bootstraps)
         cache = PeerCache(peers, settings.peer_cache_path, settings.cluster, self.emit)
         board = MachineBoard(settings.runtime_dir, settings.name, settings.cluster)
         finding = Finding(settings, self.door, peers, cache, board, texts)
@@ -206,10 +222,13 @@ class Node:
         journal = stack.enter_context(Journal(settings.journal_dir, self.emit))
         self.door.tap(journal.record)
         stack.callback(board.remove)
+        stack.callback(torrents.close)
 
         stack.push_async_callback(close_connections, host, LEAVE_S / 4)
         nursery = await stack.enter_async_context(_stoppable_nursery())
-        requests = Requests(self.door, settings, self.stop, nursery, commands, handlers, peers)
+        requests = Requests(
+            self.door, settings, self.stop, nursery, commands, handlers, peers, torrents
+        )
         self.door.serve(requests.take)
         stack.callback(self.door.serve, None)
         nursery.start_soon(peers.run)
@@ -222,7 +241,7 @@ class Node:
         nursery.start_soon(bootstraps.run)
         nursery.start_soon(cache.run)
         nursery.start_soon(finding.run)
-        nursery.start_soon(self._own_shards, shards)
+        torrents.start(nursery)
         nursery.start_soon(serve_door, self.door, settings.socket_path, settings.name)
         task_status.started()
 
@@ -237,23 +256,6 @@ class Node:
     def _total_shards(self) -> int:
         node = self.door.state.node
         return node.total_shards if node is not None else self.settings.total_shards
-
-    async def _own_shards(self, shards: Shards) -> None:
-        """Load this node's shards, and look at the folder again from time to time."""
-        if self.settings.role == "rendezvous":
-            return
-        wanted = set(self.settings.shards)
-        while True:
-            await shards.scan()
-            for shard_id in sorted(wanted):
-                if shards.is_loaded(shard_id):
-                    wanted.discard(shard_id)
-                    continue
-                try:
-                    await shards.load(shard_id)
-                except PlainError:
-                    continue  # the event says why; a file may still appear
-            await trio.sleep(self.settings.requery_s)
 
     def _handler_failed(self, name: str, error: BaseException) -> None:
         self.emit(

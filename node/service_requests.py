@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import trio
 
-from node import requests as rq
+from node import events as ev, requests as rq
 from node.clean import clean
 from node.door import NodeDoor
 from node.errors import PlainError
 from node.network.peers import Peers
 from node.report import status_report_dict
 from node.settings import Settings
+from node.shards.inspect import shard_id_of
 from node.swarm import commands as cmd
+from node.swarm.fetching import Job
 from node.swarm.handlers import Handlers
 from node.swarm.serving import Commands
+from node.swarm.torrents import Torrents
 
 MIN_ABBREVIATION = 4
 MAX_ORIGIN = 32
+_HEX32 = re.compile(r"[0-9a-f]{64}")
 
 
 class Requests:
@@ -36,6 +42,7 @@ class Requests:
         commands: Commands,
         handlers: Handlers,
         peers: Peers,
+        torrents: Torrents,
     ) -> None:
         self._door = door
         self._describe = settings.describe
@@ -44,6 +51,7 @@ class Requests:
         self._commands = commands
         self._handlers = handlers
         self._peers = peers
+        self._torrents = torrents
         self._token = trio.lowlevel.current_trio_token()
         self._table: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             rq.STATUS: self._status,
@@ -51,6 +59,11 @@ class Requests:
             rq.LOAD: self._load,
             rq.UNLOAD: self._unload,
             rq.SETTINGS: self._settings,
+            rq.GET: self._get,
+            rq.PAUSE: self._pause,
+            rq.RESUME: self._resume,
+            rq.CANCEL: self._cancel,
+            rq.PUBLISH: self._publish,
             rq.STOP: self._stop,
         }
 
@@ -69,7 +82,7 @@ class Requests:
 
     async def _run(self, name: str, params: dict[str, Any], future: Future[dict[str, Any]]) -> None:
         answer: dict[str, Any] | None = None
-        problem: BaseException = PlainError("The node is stopping.", "Start it again.")
+        problem = PlainError("The node is stopping.", "Start it again.")
         try:
             serve = self._table.get(name)
             if serve is None:
@@ -82,6 +95,22 @@ class Requests:
             problem = error
         except cmd.MessageRefusedError as error:
             problem = PlainError(f"{error.field} {error.reason}.", "Correct it and try again.")
+        except Exception as error:
+            # A fault of ours must not end the node: whoever asked hears of it, and the log.
+            problem = PlainError(
+                f"The request '{clean(name, 40)}' failed inside the node.",
+                "Export a bug report with 'e' or `swarmtui bundle`.",
+            )
+            self._door.emit(
+                ev.Problem(
+                    at=time.time(),
+                    level="error",
+                    tag="ERROR",
+                    sentence=problem.sentence,
+                    next_step=problem.next_step,
+                    detail=clean(repr(error), 2000),
+                )
+            )
         finally:
             if not future.cancelled():
                 if answer is not None:
@@ -111,6 +140,66 @@ class Requests:
     async def _own(self, command: str, params: dict[str, Any]) -> dict[str, Any]:
         typed = cmd.parse_params(command, params)
         return await self._handlers.table()[command](typed, self._peers.own_id)
+
+    # ------------------------------------------------------------ files
+
+    async def _get(self, params: dict[str, Any]) -> dict[str, Any]:
+        fetching = self._torrents.fetching
+        what, root = str(params.get("what") or ""), params.get("root")
+        if root is not None and not _HEX32.fullmatch(str(root)):
+            raise PlainError("A root is 64 hex digits.", "Copy it whole from `torrent list`.")
+        name = fetching.name_of(what)
+        here = self._torrents.library.get(name)
+        if here is not None:
+            return {"info_hash": here.file.info_hash, "filename": name, "status": "here"}
+        shard_id = shard_id_of(name)
+        load = bool(params.get("load", shard_id is not None))
+        job = fetching.want(
+            name,
+            wanted_by="operator",
+            root=None if root is None else str(root),
+            load=load and shard_id is not None and shard_id < self._total(),
+        )
+        await job.resolved.wait()
+        if job.error is not None:
+            raise job.error
+        return self._job_answer(job)
+
+    def _total(self) -> int:
+        node = self._door.state.node
+        return node.total_shards if node is not None else 0
+
+    @staticmethod
+    def _job_answer(job: Job) -> dict[str, Any]:
+        return {
+            "info_hash": job.info_hash,
+            "filename": clean(job.filename, 255),
+            "status": job.status,
+        }
+
+    async def _pause(self, params: dict[str, Any]) -> dict[str, Any]:
+        job = self._torrents.fetching.job(str(params.get("what") or ""))
+        self._torrents.fetching.pause(job)
+        return self._job_answer(job)
+
+    async def _resume(self, params: dict[str, Any]) -> dict[str, Any]:
+        job = self._torrents.fetching.job(str(params.get("what") or ""))
+        self._torrents.fetching.resume(job)
+        return self._job_answer(job)
+
+    async def _cancel(self, params: dict[str, Any]) -> dict[str, Any]:
+        fetching = self._torrents.fetching
+        job = fetching.job(str(params.get("what") or ""))
+        await fetching.cancel(job, keep=bool(params.get("keep", False)))
+        return {**self._job_answer(job), "status": "cancelled"}
+
+    async def _publish(self, params: dict[str, Any]) -> dict[str, Any]:
+        path = Path(str(params.get("path") or ""))
+        if not path.is_absolute():
+            raise PlainError("The path of the file must be absolute.", "Give it from / on.")
+        return await self._torrents.seeding.publish(path)
+
+    # ------------------------------------------------------------ messages
 
     async def _send(self, params: dict[str, Any]) -> dict[str, Any]:
         command = str(params.get("command", "")).upper()

@@ -18,7 +18,7 @@ from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 
-from node.swarm.records import MAX_AGE_S
+from node.swarm.records import MAX_AGE_S, MAX_TORRENT_AGE_S
 
 MAX_KEYS = 4096
 # A holder has two keys for each of the 64 shards it may announce, and those of its files.
@@ -55,19 +55,28 @@ class BoundedValueStore(ValueStore):
     def put_record(self, key: bytes, record: Record) -> None:
         """Keep a checked record until its age is up; StoreFull when the limits are reached."""
         author, timestamp = _author(bytes(record.value))
-        if key not in self.store:
-            if len(self.store) >= MAX_KEYS or (
-                len(self._keys_of.get(author, ())) >= MAX_KEYS_PER_AUTHOR
-            ):
-                self.cleanup_expired()
-            if len(self.store) >= MAX_KEYS:
-                raise StoreFull(f"the store has {MAX_KEYS} keys")
-            if len(self._keys_of.get(author, ())) >= MAX_KEYS_PER_AUTHOR:
-                raise StoreFull(f"this author has {MAX_KEYS_PER_AUTHOR} keys")
+        if self._refusal(key, author):
+            self.cleanup_expired()
+            refusal = self._refusal(key, author)
+            if refusal:
+                raise StoreFull(refusal)
         self._disown(key)
         self._author_of[key] = author
         self._keys_of.setdefault(author, set()).add(key)
-        self.store[key] = (record, min(timestamp, time.time()) + MAX_AGE_S)
+        longest = MAX_TORRENT_AGE_S if b"/torrent/" in key else MAX_AGE_S
+        self.store[key] = (record, min(timestamp, time.time()) + longest)
+
+    def _refusal(self, key: bytes, author: str) -> str:
+        """Why a record of `author` may not be put under `key`; empty when it may.
+
+        A key taken over from another author counts like a new one.
+        """
+        if key not in self.store and len(self.store) >= MAX_KEYS:
+            return f"the store has {MAX_KEYS} keys"
+        owned = self._keys_of.get(author, ())
+        if key not in owned and len(owned) >= MAX_KEYS_PER_AUTHOR:
+            return f"this author has {MAX_KEYS_PER_AUTHOR} keys"
+        return ""
 
     def remove(self, key: bytes) -> bool:
         """Drop a record; whether there was one."""

@@ -48,6 +48,7 @@ class Shards:
         self._info: dict[int, ShardFile] = {}
         self._files: dict[str, FileHash] = {}
         self._turn = trio.Lock()
+        self._scanning = trio.Lock()
         self._wanted: set[int] = set()
         self.changed: Callable[[int], None] = lambda shard_id: None
 
@@ -78,35 +79,37 @@ class Shards:
         return sorted(self._loaded)
 
     async def scan(self) -> None:
-        """Look at the shards folder: announce what is there and what has gone."""
+        """Look at the shards folder: which files there are, and what their headers say."""
+        async with self._scanning:
+            await self._scan()
+
+    async def _scan(self) -> None:
         found = await trio.to_thread.run_sync(shard_files, self.folder)
-        now = time.time()
-        current = {item.filename: item for item in found}
-        for name, old in list(self._files.items()):
-            if current.get(name) != old:
-                del self._files[name]
-                reason = "changed" if name in current else "vanished"
-                self._emit(
-                    ev.TorrentWithdrawn(
-                        at=now, info_hash=old.info_hash, filename=clean(name), reason=reason
-                    )
-                )
-        for name, item in current.items():
-            if name in self._files:
-                continue
-            self._files[name] = item
+        before, self._files = self._files, {item.filename: item for item in found}
+        for name, item in self._files.items():
             shard_id = shard_id_of(name)
-            self._emit(
-                ev.TorrentSeeded(
-                    at=now,
-                    info_hash=item.info_hash,
-                    filename=clean(name),
-                    size=item.size,
-                    shard_id=shard_id,
-                )
-            )
-            if shard_id is not None and shard_id < self._total:
+            if before.get(name) != item and shard_id is not None and shard_id < self._total:
                 await self._inspect(shard_id)
+        for name in before.keys() - self._files.keys():
+            shard_id = shard_id_of(name)
+            if shard_id is not None and self._info.pop(shard_id, None) is not None:
+                self._gone(shard_id)
+
+    def _gone(self, shard_id: int) -> None:
+        """A file vanished. What is loaded stays loaded: the weights are in memory or mapped."""
+        if self.is_loaded(shard_id):
+            return
+        error = self.missing_message(shard_id)
+        self._emit(
+            ev.ShardFileMissing(
+                at=time.time(),
+                shard_id=shard_id,
+                looked_in=str(self.folder),
+                sentence=error.sentence,
+                next_step=error.next_step,
+            )
+        )
+        self.changed(shard_id)
 
     async def _inspect(self, shard_id: int) -> ShardFile | None:
         """Read the header of a shard file; says in an event what is wrong with a bad one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -38,7 +38,16 @@ class Entry(NamedTuple):
 
 
 class Book:
-    """Announcements of one cluster by (shard id, peer id). Only verified ones come in."""
+    """Announcements of one cluster by (shard id, peer id). Only verified ones come in.
+
+    A full book makes room fairly, because anybody can invent identities: an entry of the author of
+    the lowest standing goes, of several the one with the most entries, for a newcomer of a higher
+    standing, or of the same one with at least two entries fewer. So a flood of strangers can
+    neither push out nor lock out who is known here, and strangers share what is left.
+
+    standing: of an author, higher is better: this node itself, peers it met, strangers.
+    on_evicted: told of an entry that had to go.
+    """
 
     def __init__(
         self, cluster: str, verify: Verifier, clock: Callable[[], float] = time.time
@@ -46,7 +55,10 @@ class Book:
         self.cluster = cluster
         self._verify = verify
         self._clock = clock
+        self.standing: Callable[[str], int] = lambda peer_id: 0
+        self.on_evicted: Callable[[Entry], None] = lambda entry: None
         self._entries: dict[tuple[int, str], Entry] = {}
+        self._count: Counter[str] = Counter()
         self._read: OrderedDict[bytes, Announcement] = OrderedDict()
 
     def __iter__(self) -> Iterator[Entry]:
@@ -100,16 +112,38 @@ class Book:
         if known is not None and known.record.sequence >= record.sequence:
             return None
         if known is None:
-            if len(self._entries) >= MAX_ENTRIES:
-                raise RecordRefusedError("record", "the book is full")
-            if len(self.of_peer(record.peer_id)) >= MAX_PER_PEER:
+            if self._count[record.peer_id] >= MAX_PER_PEER:
                 raise RecordRefusedError("record", "too many shards announced by one peer")
+            if len(self._entries) >= MAX_ENTRIES and not self._make_room(record.peer_id):
+                raise RecordRefusedError("record", "the book is full")
+            self._count[record.peer_id] += 1
         self._entries[key] = Entry(record, raw)
         return record
 
+    def _make_room(self, newcomer: str) -> bool:
+        """Take out the entry that has the least claim, if that is less than the newcomer's."""
+        own = self.standing(newcomer)
+        fewer = self._count[newcomer] + 1
+        if own <= 0 and max(self._count.values()) <= fewer:
+            return False  # a flood of strangers: not worth a look at every author
+        lowest, most, author = min(
+            (self.standing(peer_id), -count, peer_id) for peer_id, count in self._count.items()
+        )
+        if not (lowest < own or (lowest == own and -most > fewer)):
+            return False
+        victim = min(self.of_peer(author), key=lambda item: item.record.timestamp)
+        self.drop(victim.record.shard_id, author)
+        self.on_evicted(victim)
+        return True
+
     def drop(self, shard_id: int, peer_id: str) -> Entry | None:
         """Take an entry out."""
-        return self._entries.pop((shard_id, peer_id), None)
+        entry = self._entries.pop((shard_id, peer_id), None)
+        if entry is not None:
+            self._count[peer_id] -= 1
+            if not self._count[peer_id]:
+                del self._count[peer_id]
+        return entry
 
     def expired(self) -> list[Entry]:
         """Entries past their time."""

@@ -68,11 +68,17 @@ class SwarmReady(msgspec.Struct, frozen=True):
 
 
 class ShardLoaded(msgspec.Struct, frozen=True):
-    """SHARD_LOADED: the sender has this shard in memory."""
+    """SHARD_LOADED: the sender has this shard in memory.
+
+    With `status` it tells how a LOAD_SHARD ended that was answered "downloading": "loaded", or
+    "failed" with the `error`.
+    """
 
     shard_id: ShardId
     cluster_name: Annotated[str, msgspec.Meta(max_length=64)] = ""
     peer_id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    status: Annotated[str, msgspec.Meta(pattern=r"^(loaded|failed)?\Z")] = ""
+    error: Annotated[str, msgspec.Meta(max_length=400)] = ""
 
 
 class Inference(msgspec.Struct, frozen=True):

@@ -23,12 +23,13 @@ from node.network.identity import verify
 from node.network.messages import JsonProtocol
 from node.network.peers import Peers
 from node.swarm import keys
-from node.swarm.announcements import Book
+from node.swarm.announcements import Book, Entry
 from node.swarm.announcing import Announcer
 from node.swarm.exchange import Exchange
 from node.swarm.records import (
     Announcement,
     RecordRefusedError,
+    TorrentRecord,
     author,
     read_record,
 )
@@ -71,6 +72,10 @@ class Discovery:
         self._warned: set[tuple[str, str]] = set()
         self.dht: Dht
         self.exchange: Exchange
+        self.on_torrent: Callable[[TorrentRecord], None] = lambda record: None
+        """Told of every checked torrent record of this cluster."""
+        book.standing = self._standing
+        book.on_evicted = lambda entry: self._forget(entry, "replaced")
         peers.watched = self.watched
         peers.on_connected(self._on_connected)
         peers.on_lost(self._on_lost)
@@ -98,8 +103,11 @@ class Discovery:
         """The DHT's validator: ValueError on a record that is not to be stored or believed."""
         try:
             record = read_record(key, raw, verify)
-            if keys.parse(key).cluster == self.cluster and isinstance(record, Announcement):
-                self._take(raw, record, "dht")
+            if keys.parse(key).cluster == self.cluster:
+                if isinstance(record, Announcement):
+                    self._take(raw, record, "dht")
+                elif isinstance(record, TorrentRecord):
+                    self.on_torrent(record)
         except RecordRefusedError as error:
             if from_peer:
                 self.refuse(from_peer, key, error, "dht")
@@ -150,6 +158,10 @@ class Discovery:
 
     def _take(self, raw: bytes, record: Announcement, way: Way) -> None:
         if record.peer_id == self._own_id:
+            return
+        if self._announcer is not None and record.shard_id >= self._total():
+            # Of no use here, and a thousand ids would be room for a flood.
+            self._compare(record)
             return
         news = self.book.add(raw, record)
         if news is None:
@@ -349,12 +361,23 @@ class Discovery:
             for entry in self.book.expired():
                 record = entry.record
                 self.book.drop(record.shard_id, record.peer_id)
-                if record.peer_id != self._own_id and not record.leaving:
-                    self._emit(
-                        ev.ShardForgotten(
-                            at=time.time(),
-                            shard_id=record.shard_id,
-                            peer_id=record.peer_id,
-                            reason="expired",
-                        )
-                    )
+                self._forget(entry, "expired")
+
+    def _forget(self, entry: Entry, reason: Literal["expired", "replaced"]) -> None:
+        record = entry.record
+        if record.peer_id != self._own_id and not record.leaving:
+            self._emit(
+                ev.ShardForgotten(
+                    at=time.time(),
+                    shard_id=record.shard_id,
+                    peer_id=record.peer_id,
+                    reason=reason,
+                )
+            )
+
+    def _standing(self, peer_id: str) -> int:
+        """2 this node, 1 a peer it was connected to or heard from, 0 a stranger."""
+        if peer_id == self._own_id:
+            return 2
+        known = self._peers.get(peer_id)
+        return int(known is not None and bool(known.heard or known.transports))

@@ -16,6 +16,7 @@ from node.swarm import commands as cmd
 from node.swarm.announcements import Book
 from node.swarm.own import capabilities
 from node.swarm.serving import Handler
+from node.swarm.torrents import Torrents
 
 MAX_LISTED = 256
 
@@ -23,11 +24,19 @@ MAX_LISTED = 256
 class Handlers:
     """The handlers of one node; `table()` maps command names to them."""
 
-    def __init__(self, settings: Settings, door: NodeDoor, shards: Shards, book: Book) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        door: NodeDoor,
+        shards: Shards,
+        book: Book,
+        torrents: Torrents,
+    ) -> None:
         self._settings = settings
         self._door = door
         self._shards = shards
         self._book = book
+        self._torrents = torrents
 
     def table(self) -> dict[str, Handler]:
         """Command name -> `async (params, peer id) -> result`."""
@@ -99,21 +108,12 @@ class Handlers:
             "capabilities": self._capabilities(),
         }
 
-    def _files(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "info_hash": item.info_hash,
-                "filename": clean(item.filename, 255),
-                "size": item.size,
-            }
-            for item in self._shards.files[:MAX_LISTED]
-        ]
-
     async def list_files(self, params: cmd.NoParams, peer_id: str) -> dict[str, Any]:
-        return {"files": self._files()}
+        return {"files": self._torrents.sources.listing(all_known=False)}
 
     async def sync_torrents(self, params: cmd.SyncTorrents, peer_id: str) -> dict[str, Any]:
-        files = self._files()
+        self._torrents.syncing.asked(peer_id)
+        files = self._torrents.sources.listing(all_known=True)
         return {"files": files, "total_files": len(files)}
 
     async def load_shard(self, params: cmd.LoadShard, peer_id: str) -> dict[str, Any]:
@@ -124,12 +124,16 @@ class Handlers:
                 "Send LOAD_SHARD to a node.",
             )
         already = self._shards.is_loaded(shard_id)
-        if peer_id != self._own_id() and self._shards.lacks_file(shard_id):
-            # The paths of this machine are for its own operator.
-            raise PlainError(
-                f"This node has no file for shard {shard_id}.",
-                "Copy the file into its shards folder, or send LOAD_SHARD to a node that has it.",
-            )
+        own = peer_id == self._own_id()
+        if self._shards.lacks_file(shard_id):
+            if self._torrents.holding.fetches:
+                return await self._download(shard_id, "operator" if own else peer_id)
+            if not own:
+                # The paths of this machine are for its own operator.
+                raise PlainError(
+                    f"This node has no file for shard {shard_id} and was told not to download.",
+                    "Send LOAD_SHARD to a node that has it.",
+                )
         info = await self._shards.load(shard_id)
         return {
             "shard_id": shard_id,
@@ -137,6 +141,16 @@ class Handlers:
             "filename": clean(info.filename, 255),
             "layer_start": info.layer_start,
             "layer_end": info.layer_end,
+        }
+
+    async def _download(self, shard_id: int, requester: str) -> dict[str, Any]:
+        job = await self._torrents.holding.fetch(shard_id, requester)
+        return {
+            "shard_id": shard_id,
+            "status": "downloading",
+            "info_hash": job.info_hash,
+            "filename": clean(job.filename, 255),
+            "size": job.size,
         }
 
     async def unload_shard(self, params: cmd.UnloadShard, peer_id: str) -> dict[str, Any]:
@@ -163,12 +177,27 @@ class Handlers:
                 f"This node belongs to the cluster '{self._settings.cluster}'.",
                 "Start both nodes with the same --cluster.",
             )
+        if params.status and self._was_asked(params.shard_id, peer_id):
+            error = clean(params.error or "no reason given", 400)
+            self._torrents.holding.remote_load_ended(
+                peer_id, params.shard_id, "" if params.status == "loaded" else error
+            )
         entry = self._book.get(params.shard_id, peer_id)
         return {
             "shard_id": params.shard_id,
             "updated": entry is not None and entry.record.shard_loaded,
             "all_shards_loaded": self._door.state.complete,
         }
+
+    def _was_asked(self, shard_id: int, peer_id: str) -> bool:
+        """Whether this node sent that peer a LOAD_SHARD which was answered "downloading"."""
+        return any(
+            row.command == "LOAD_SHARD"
+            and row.direction == "out"
+            and row.peer_id == peer_id
+            and f"shard_id={shard_id} status=downloading" in row.summary
+            for row in self._door.state.commands
+        )
 
     async def inference(self, params: cmd.Inference, peer_id: str) -> dict[str, Any]:
         raise PlainError(

@@ -38,6 +38,11 @@ def torrent_key(cluster: str, info_hash: str) -> str:
     return f"{PREFIX}/{cluster}/torrent/{info_hash}"
 
 
+def root_key(cluster: str, root: str) -> str:
+    """Under which the seeders of one content provide; `root` in hex. Never holds a value."""
+    return f"{PREFIX}/{cluster}/root/{root}"
+
+
 def readiness_key(cluster: str) -> str:
     """Readiness of the swarm; the default cluster keeps the origin's key."""
     if cluster == DEFAULT_CLUSTER:

@@ -19,6 +19,7 @@ def own_shards(state: State) -> list[OwnShard]:
 
     A file of a shard that nobody asked this node to hold is a torrent matter, not a holder.
     """
+    roots = {item.shard_id: item.root for item in state.torrents.values() if item.local}
     result = []
     for shard in state.shards.values():
         local = shard.local
@@ -31,6 +32,7 @@ def own_shards(state: State) -> list[OwnShard]:
                 model_name=local.model_name,
                 size=local.size,
                 progress=local.progress,
+                root=roots.get(shard.shard_id, ""),
             )
         )
     return result

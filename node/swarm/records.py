@@ -18,9 +18,11 @@ import msgspec
 
 from node.clean import clean
 from node.swarm import keys
+from node.torrent.files import info_hash
 
 MAX_RECORD_BYTES = 2048
 MAX_AGE_S = 300.0
+MAX_TORRENT_AGE_S = 3600.0
 MAX_AHEAD_S = 300.0
 MAX_DEPTH = 4
 VERSION = 2
@@ -101,7 +103,11 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TorrentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The mission's metadata record of a shard file."""
+    """The mission's metadata record of a shard file, and its root.
+
+    manifest: the signed manifest as JSON text, where there is room; it is what decides
+    withdrawn: this peer no longer has the file
+    """
 
     cluster: ShortText
     info_hash: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -111,6 +117,10 @@ class TorrentRecord(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: float
     sequence: Sequence
     root: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    piece_length: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
+    publisher: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    manifest: Annotated[str, msgspec.Meta(max_length=MAX_RECORD_BYTES)] = ""
+    withdrawn: bool = False
     sig: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
@@ -206,16 +216,17 @@ def read_record(
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise RecordRefusedError("record", "not JSON") from error
     _check_key(parsed, record)
-    check_age(record.timestamp, time.time() if now is None else now)
+    longest = MAX_TORRENT_AGE_S if isinstance(record, TorrentRecord) else MAX_AGE_S
+    check_age(record.timestamp, time.time() if now is None else now, longest)
     check_signature(fields, author(record), verify)
     return record
 
 
-def check_age(timestamp: float, now: float) -> None:
+def check_age(timestamp: float, now: float, longest: float = MAX_AGE_S) -> None:
     """Refuse what is too old or too far in the future (replay, or a clock gone wrong)."""
     age = now - timestamp
-    if not age <= MAX_AGE_S:
-        raise RecordRefusedError("timestamp", f"{age:.0f} s old, {MAX_AGE_S:.0f} s are allowed")
+    if not age <= longest:
+        raise RecordRefusedError("timestamp", f"{age:.0f} s old, {longest:.0f} s are allowed")
     if not age >= -MAX_AHEAD_S:
         raise RecordRefusedError("timestamp", f"{-age:.0f} s in the future")
 
@@ -244,6 +255,8 @@ def _check_key(parsed: keys.Key, record: Record) -> None:
     if isinstance(record, TorrentRecord):
         if record.info_hash != parsed.name:
             raise RecordRefusedError("info_hash", "does not match the key")
+        if record.info_hash != info_hash(record.filename, record.size):
+            raise RecordRefusedError("info_hash", "does not follow from filename and size")
         return
     if str(record.shard_id) != parsed.name:
         raise RecordRefusedError("shard_id", "does not match the key")

@@ -93,6 +93,19 @@ class Commands:
             problem = str(error)
         except trio.TooSlowError:
             problem = f"The node did not finish {message.command} within {TIMEOUT_S:.0f} s."
+        except Exception as error:
+            # A fault of ours: the peer gets an answer, the operator a problem, the node lives.
+            problem = f"{message.command} failed inside the node."
+            self._emit(
+                ev.Problem(
+                    at=time.time(),
+                    level="error",
+                    tag="COMMAND",
+                    sentence=f"Answering {message.command} failed inside this node.",
+                    next_step="Export a bug report with 'e'.",
+                    detail=clean(repr(error), 2000),
+                )
+            )
         status = "success" if problem is None else "error"
         self._emit(
             ev.CommandServed(
@@ -153,10 +166,12 @@ class Commands:
         *,
         origin: str = "node",
         timeout: float = TIMEOUT_S,
+        raw_result: bool = False,
     ) -> dict[str, Any]:
         """Send a command; the answer as `{peer_id, status, duration_ms, result?, error?}`.
 
-        Never raises for what the peer does: a refusal and a timeout are answers too.
+        Never raises for what the peer does: a refusal and a timeout are answers too. `result` is
+        cleaned for the screen; with `raw_result` it is also there as it came, under `raw`.
         """
         cmd.parse_params(command, params)
         request_id = self._ids.next()
@@ -181,6 +196,7 @@ class Commands:
             )
         )
         answer: dict[str, Any] = {"peer_id": peer_id, "command": command}
+        result: dict[str, Any] | None = None
         try:
             raw, took = await self._protocol.request(peer_id, body, timeout)
             response = cmd.parse_response(raw)
@@ -188,8 +204,9 @@ class Commands:
                 raise cmd.MessageRefusedError("request_id", "is not the one asked with")
             answer["status"] = response.status
             answer["duration_ms"] = round(took, 1)
-            if response.result is not None:
-                answer["result"] = clean_tree(response.result, limit=512, items=256)
+            result = response.result
+            if result is not None:
+                answer["result"] = clean_tree(result, limit=512, items=256)
             if response.error:
                 answer["error"] = clean(response.error, 512)
         except RequestFailed as error:
@@ -199,6 +216,8 @@ class Commands:
             answer["status"] = "error"
             answer["error"] = f"The answer was refused: {error.field} {error.reason}."
         self._settled(request_id, command, answer)
+        if raw_result and result is not None:
+            answer["raw"] = result
         return answer
 
     async def message(

@@ -170,6 +170,11 @@ class Download:
         """The part file while it is open, for serving the pieces it has."""
         return self._part
 
+    @property
+    def layer(self) -> bytes | None:
+        """The proven piece layer, layout.pieces x 32 bytes; None until it came."""
+        return self._layer.layer
+
     # ------------------------------------------------------------ running
 
     async def run(self) -> Path:

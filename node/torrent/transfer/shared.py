@@ -84,7 +84,7 @@ class ArrivingFile:
         self.layout = part.layout
         self.root = part.root
         self.layer = part.layer
-        self._part = part
+        self.part = part
         self._upper: Tree | None = None
         self._grew = trio.Event()
 
@@ -95,11 +95,11 @@ class ArrivingFile:
 
     def pieces(self) -> frozenset[int] | None:
         """The pieces on disk."""
-        return self._part.written()
+        return self.part.written()
 
     async def more_than(self, known: frozenset[int]) -> frozenset[int]:
         """The pieces on disk once there are others than `known`."""
-        while (found := self._part.written()) <= known:
+        while (found := self.part.written()) <= known:
             await self._grew.wait()
         return found
 
@@ -118,7 +118,7 @@ class ArrivingFile:
         """Fill `view` with bytes of one piece; CorruptError also once the download is over."""
         piece, inside = divmod(offset, self.layout.piece_length)
         try:
-            view[:] = self._part.read(piece, inside, len(view))
+            view[:] = self.part.read(piece, inside, len(view))
         except (PlainError, ValueError) as error:
             raise CorruptError(f"the unfinished file cannot be read ({error})") from error
 
@@ -206,26 +206,29 @@ class OpenFile:
 
     def read_cached(self, view: memoryview, offset: int) -> bool:
         """Fill `view` from the page cache; False when that is not possible at once."""
-        self._check_identity()
         if not self._no_wait:
             return False
         try:
-            return os.preadv(self._descriptor, [view], offset, NO_WAIT) == len(view)
+            count = os.preadv(self._descriptor, [view], offset, NO_WAIT)
         except BlockingIOError:
             return False
         except OSError:
             # Not every file system knows the flag; a real error shows again in `read`.
             self._no_wait = False
             return False
+        # Afterwards: an edit that came before the read shows in the file's time by now.
+        self._check_identity()
+        return count == len(view)
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill `view`, waiting for the disk."""
-        self._check_identity()
-        if hasattr(os, "posix_fadvise"):
-            # The next blocks are asked for in a moment.
-            os.posix_fadvise(self._descriptor, offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
         done = 0
         try:
+            if hasattr(os, "posix_fadvise"):
+                # The next blocks are asked for in a moment.
+                os.posix_fadvise(
+                    self._descriptor, offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED
+                )
             while done < len(view):
                 count = os.preadv(self._descriptor, [view[done:]], offset + done)
                 if count <= 0:
@@ -235,6 +238,7 @@ class OpenFile:
             raise self._is_corrupt(
                 f"{self.path.name} cannot be read ({error.strerror or error})"
             ) from error
+        self._check_identity()
 
     def upper(self) -> Tree:
         """The tree over the piece layer, made once."""
