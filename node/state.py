@@ -168,8 +168,10 @@ class Torrent(msgspec.Struct, frozen=True, kw_only=True):
     phase:  "" for what only others have, "hashing", "seeding", or a TransferPhase
     done, fetched, wasted, uploaded: bytes; rate_*: bytes per second; progress: 0 to 1 of hashing
     reason: one sentence where it stands still or failed; next_step: what to do about it
+    came_from: how many sources a finished download had, mb_per_s: how fast it was, on average
     piece_map: at most 256 cells over the file, '0' nothing … '8' everything verified and written
     wanted_by: "plan", "operator" or the peer id whose LOAD_SHARD asked for it
+    offers: the roots to choose from, where it failed because two contents have one name
     """
 
     info_hash: str
@@ -194,11 +196,14 @@ class Torrent(msgspec.Struct, frozen=True, kw_only=True):
     rate_up: float = 0.0
     eta_s: float | None = None
     seconds: float = 0.0
+    came_from: int = 0
+    mb_per_s: float = 0.0
     sources: tuple[ev.SourceRow, ...] = ()
     upload_peers: tuple[str, ...] = ()
     blamed: tuple[str, ...] = ()
     piece_map: str = ""
     wanted_by: str = ""
+    offers: tuple[str, ...] = ()
     registered_at: float = 0.0
     changed_at: float = 0.0
 

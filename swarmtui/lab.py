@@ -40,7 +40,10 @@ _FOREIGN = ("LLAMA_", "SWARMTUI_", "NODE_GPU_")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to build: counts, the synthetic model's shape, seconds to wait until it is ready."""
+    """What to build: counts, the synthetic model's shape, seconds to wait until it is ready.
+
+    empty: how many of the nodes start with no file and fetch their shards from the others
+    """
 
     nodes: int
     shards: int
@@ -49,6 +52,11 @@ class Plan:
     vocab: int
     timeout_s: float
     transport: str = "dual"
+    empty: int = 0
+
+    def is_empty(self, node: int) -> bool:
+        """Whether node `node` starts with no file: the last `empty` ones do."""
+        return node >= self.nodes - self.empty
 
     def held_by(self, node: int) -> list[int]:
         """The shards of node `node`: node i gets shard i mod shards; spare shards go round."""
@@ -121,7 +129,9 @@ class Lab:
         bootstrap = [part for item in _addresses(door) for part in ("--bootstrap", item)]
         for number in range(self.plan.nodes):
             held = [part for i in self.plan.held_by(number) for part in ("--shard", str(i))]
-            flags = [*held, *bootstrap, "--threads", "1"]
+            folder = self.folder / (f"empty-{number}" if self.plan.is_empty(number) else "shards")
+            folder.mkdir(exist_ok=True)
+            flags = [*held, *bootstrap, "--threads", "1", "--shards-dir", str(folder)]
             self.members.append(self._launch(f"node {number}", flags, f"lab-{number}"))
 
     def await_ready(self) -> float:
@@ -141,7 +151,7 @@ class Lab:
         ]
         shards = views[0]["shards"] if views else {}
         ready = len(views) == self.plan.nodes and self._all_complete()
-        return {
+        report = {
             "ready": ready,
             "seconds_to_ready": None if seconds is None else round(seconds, 3),
             "shards": {
@@ -152,6 +162,24 @@ class Lab:
                 {"peer_id": view["peer_id"], "discovered": view["discovered"]} for view in views
             ],
         }
+        if self.plan.empty:
+            report["transfers"] = self.transfers()
+        return report
+
+    def transfers(self) -> list[dict[str, Any]]:
+        """What the nodes fetched: bytes received in all, from how many sources, how fast."""
+        return [
+            {
+                "file": item.filename,
+                "bytes": item.fetched,
+                "sources": item.came_from,
+                "mb_per_s": item.mb_per_s,
+            }
+            for member in self.members
+            if member.door is not None
+            for item in member.door.snapshot().state.torrents.values()
+            if item.came_from
+        ]
 
     def stop(self) -> None:
         """End every process: politely, and for certain after four seconds."""
@@ -191,8 +219,6 @@ class Lab:
             *("--total-shards", str(self.plan.shards), "--cluster", "lab"),
             *("--transport", self.plan.transport),
         ]
-        if label != "rendezvous":
-            command += ["--shards-dir", str(self.folder / "shards")]
         environ = {
             key: value
             for key, value in os.environ.items()
@@ -291,6 +317,11 @@ def run_lab(plan: Plan, *, console: bool, as_json: bool) -> int:
     """Build the swarm, show it, take it down; 0 when it was ready, else 1."""
     from swarmtui.commands.run import terminal
 
+    if plan.empty >= plan.nodes:
+        raise PlainError(
+            f"Of {plan.nodes} nodes {plan.empty} cannot be empty: somebody must have the files.",
+            f"Give --empty at most {plan.nodes - 1}, or more --nodes.",
+        )
     if plan.shards > plan.layers:
         raise PlainError(
             f"A model of {plan.layers} layers cannot be cut into {plan.shards} shards.",

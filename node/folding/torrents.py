@@ -77,6 +77,7 @@ def _seeded(state: State, event: ev.TorrentSeeded) -> State:
         sources=(),
         reason="",
         next_step="",
+        offers=(),
         piece_map="",
     )
 
@@ -181,6 +182,7 @@ def _wanted(state: State, event: ev.TransferWanted) -> State:
         wanted_by=event.wanted_by,
         reason="",
         next_step="",
+        offers=(),
     )
     return _shard_downloading(state, event.shard_id, event.at, 0.0)
 
@@ -253,6 +255,8 @@ def _finished(state: State, event: ev.TransferFinished) -> State:
         rate_down=0.0,
         eta_s=None,
         seconds=event.seconds,
+        came_from=event.sources,
+        mb_per_s=event.mb_per_s,
     )
     shard = state.shards.get(event.shard_id) if event.shard_id is not None else None
     if shard is None or shard.local.phase != "downloading":
@@ -277,6 +281,7 @@ def _failed(state: State, event: ev.TransferFailed) -> State:
         phase="cancelled" if event.cancelled else "failed",
         reason=event.sentence,
         next_step=event.next_step,
+        offers=event.offers,
         rate_down=0.0,
         eta_s=None,
         sources=(),

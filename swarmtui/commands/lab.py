@@ -8,6 +8,13 @@ import click
 @click.command("lab")
 @click.option("--nodes", type=click.IntRange(1, 64), default=4, show_default=True)
 @click.option("--shards", type=click.IntRange(1, 256), default=4, show_default=True)
+@click.option(
+    "--empty",
+    type=click.IntRange(0, 63),
+    default=0,
+    show_default=True,
+    help="How many of the nodes start without files and fetch their shards.",
+)
 @click.option("--no-ui", is_flag=True, help="Print the report and stop instead of a console.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, as last line.")
 @click.option(
@@ -28,6 +35,7 @@ import click
 def command(
     nodes: int,
     shards: int,
+    empty: int,
     no_ui: bool,
     as_json: bool,
     timeout: float,
@@ -51,5 +59,6 @@ def command(
         vocab=vocab,
         timeout_s=timeout,
         transport=transport,
+        empty=empty,
     )
     return run_lab(plan, console=not no_ui and not as_json, as_json=as_json)

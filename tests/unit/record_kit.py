@@ -11,6 +11,7 @@ import msgspec
 from node.network.identity import Identity
 from node.swarm import keys
 from node.swarm.records import Announcement, Capabilities, Readiness, TorrentRecord, write_record
+from node.torrent.files import info_hash
 
 CLUSTER = "test"
 AUTHOR = Identity.create()
@@ -58,7 +59,7 @@ def torrent(identity: Identity = AUTHOR, **changes: Any) -> TorrentRecord:
     """A good torrent record."""
     fields: dict[str, Any] = {
         "cluster": CLUSTER,
-        "info_hash": "ab" * 32,
+        "info_hash": info_hash("shard-1.gguf", 1000),
         "filename": "shard-1.gguf",
         "size": 1000,
         "peer_id": identity.peer_id,

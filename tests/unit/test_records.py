@@ -36,10 +36,11 @@ from node.swarm.records import (
     select,
     write_record,
 )
+from node.torrent.files import info_hash
 
 SHARD_KEY = keys.shard_key(CLUSTER, 1)
 READY_KEY = keys.readiness_key(CLUSTER)
-TORRENT_KEY = keys.torrent_key(CLUSTER, "ab" * 32)
+TORRENT_KEY = keys.torrent_key(CLUSTER, info_hash("shard-1.gguf", 1000))
 GOOD = {
     holder_key(announcement()): announcement,
     SHARD_KEY: announcement,
