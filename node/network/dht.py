@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import hashlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -42,6 +43,8 @@ MAX_ASKED = 12
 # comes later still counts for the peer.
 PATIENCE_S = 0.7
 INBOUND_STREAMS = 512
+MAX_PROVIDER_KEY = 80
+PROVIDES_PER_WINDOW = 256
 
 Emit = Callable[[ev.Event], None]
 Check = Callable[[str, bytes, str], None]
@@ -96,6 +99,9 @@ class Dht:
             # Operators keep a cluster in one subnet; the per-subnet cap is for the open internet.
             max_peers_per_subnet=0,
         )
+        # Ten in ten seconds are too few for a node with six files, and going over resets the kept
+        # stream; what a peer may store is bounded below.
+        self._kad._provider_rate_max = PROVIDES_PER_WINDOW
         self._kad._inbound_limiter = trio.CapacityLimiter(INBOUND_STREAMS)
         self._store = BoundedValueStore(host, self._own)
         self._kad.value_store = self._store
@@ -390,7 +396,7 @@ class Dht:
     async def provide(self, key: str) -> int:
         """Tell the REPLICATION closest peers that this node offers `key`."""
         begun = self._begin("provide", key, None)
-        raw_key = key.encode("utf-8")
+        raw_key = _provider_key(key)
         asked: list[ev.PeerAnswer] = []
         addresses = list(self._host.get_addrs())
 
@@ -410,7 +416,7 @@ class Dht:
     async def find_providers(self, key: str, shard_id: int | None = None) -> list[str]:
         """The peers that offer `key`; their addresses are learnt on the way."""
         begun = self._begin("find_providers", key, shard_id)
-        raw_key = key.encode("utf-8")
+        raw_key = _provider_key(key)
         asked: list[ev.PeerAnswer] = []
         found: dict[str, None] = {}
 
@@ -435,3 +441,11 @@ class Dht:
         """Drop records and providers past their time."""
         self._store.cleanup_expired()
         self._kad.provider_store.cleanup_expired()
+
+
+def _provider_key(key: str) -> bytes:
+    """The key as ADD_PROVIDER takes it: servers refuse more than 80 bytes, so a longer one is
+    hashed, in the form of a SHA-256 multihash as content ids have it.
+    """
+    raw = key.encode("utf-8")
+    return raw if len(raw) <= MAX_PROVIDER_KEY else b"\x12\x20" + hashlib.sha256(raw).digest()

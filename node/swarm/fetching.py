@@ -44,7 +44,7 @@ Emit = Callable[[ev.Event], None]
 AT_ONCE = 2
 """Downloads that move at the same time; more would only share the same disk and line."""
 LOOK_AGAIN_S = 12.0
-GIVE_UP_S = 20.0
+GIVE_UP_S = 10.0
 """How long one that is not in the plan looks for somebody who has the file."""
 RETRY_S = 60.0
 HASH_DIGITS = 8

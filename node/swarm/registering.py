@@ -26,6 +26,7 @@ from node.torrent.manifest import make_manifest, write_manifest
 Emit = Callable[[ev.Event], None]
 AGAIN_S = 1200.0
 """A third of what a torrent record lives: two rounds may fail."""
+FRESH_S = 3600.0
 COPIES_WANTED = 3
 FEW_COPIES_S = 15.0
 
@@ -47,6 +48,7 @@ class Registering:
         self._files = files
         self._sequence = SequenceClock()
         self._stored: dict[str, int] = {}
+        self._manifests: dict[str, tuple[str, float, bytes]] = {}
         self._again_at: dict[str, float] = {}
         self._scanned = trio.Event()
         self._routing = trio.Event()
@@ -75,9 +77,13 @@ class Registering:
         self._wake.set()
 
     def manifest(self, item: Seeded) -> bytes:
-        """This node's own signed word on a file of its own."""
+        """This node's own signed word on a file of its own; the same for FRESH_S."""
+        kept = self._manifests.get(item.file.filename)
+        now = trio.current_time()
+        if kept is not None and kept[0] == item.root and now - kept[1] < FRESH_S:
+            return kept[2]
         layout = item.hashes.layout
-        return write_manifest(
+        raw = write_manifest(
             make_manifest(
                 filename=item.file.filename,
                 size=layout.size,
@@ -89,6 +95,8 @@ class Registering:
             ),
             self._identity.sign,
         )
+        self._manifests[item.file.filename] = (item.root, now, raw)
+        return raw
 
     # ------------------------------------------------------------ running
 
@@ -113,6 +121,9 @@ class Registering:
         now = trio.current_time()
         grew, self._grew = self._grew, False
         present = {item.file.info_hash for item in self._files()}
+        names = {item.file.filename for item in self._files()}
+        for name in self._manifests.keys() - names:
+            del self._manifests[name]
         for old in self._again_at.keys() - present:
             self._again_at.pop(old)
             self._stored.pop(old, None)

@@ -85,12 +85,17 @@ class Seeding:
         """Look, and look again when the folder changes, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch)
-                while True:
-                    self._wake = trio.Event()
-                    pause = await self.look()
-                    with trio.move_on_after(pause):
-                        await self._wake.wait()
+                unwatch = trio.Event()
+                nursery.start_soon(self._watch, unwatch)
+                try:
+                    while True:
+                        self._wake = trio.Event()
+                        pause = await self.look()
+                        with trio.move_on_after(pause):
+                            await self._wake.wait()
+                finally:
+                    # The watching thread looks at it; a cancelled task alone would not end it.
+                    unwatch.set()
         finally:
             self._stop.set()
 
@@ -98,7 +103,7 @@ class Seeding:
         """Have the folder looked at again."""
         self._wake.set()
 
-    async def _watch(self) -> None:
+    async def _watch(self, unwatch: trio.Event) -> None:
         try:
             await trio.to_thread.run_sync(
                 lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -109,8 +114,9 @@ class Seeding:
                 self._folder,
                 watch_filter=lambda change, path: path.endswith(".gguf"),
                 recursive=False,
-                step=200,
-                debounce=1000,
+                step=400,
+                debounce=800,
+                stop_event=unwatch,
             ):
                 self.nudge()
         except (OSError, RuntimeError, ImportError) as error:

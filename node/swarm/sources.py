@@ -36,6 +36,7 @@ MAX_ANSWERED = 256
 MAX_MANIFESTS = 4
 MAX_PEERS_NAMED = 16
 MAX_ASKED = 1024
+MAX_LOOKED_UP = 4
 
 PeerId = Annotated[str, msgspec.Meta(pattern=r"^[1-9A-HJ-NP-Za-km-z]{40,128}\Z")]
 RawManifest = Annotated[str, msgspec.Meta(max_length=MAX_MANIFEST_BYTES)]
@@ -293,10 +294,11 @@ class Sources:
             # A holder's size and the file's usual name give the key to look under.
             known |= {info_hash(filename, item.size) for item in holders if item.size}
             await self.ask_all([item.peer_id for item in holders])
-        for key in sorted(known)[:4]:
-            await self.look_up(key)
-        if not self.catalogue.named(filename):
+        if not known:
             await self.ask_all(self._peers.connected_ids()[:MAX_PEERS_NAMED])
+        # Every content on offer must be seen before one is accepted on first use.
+        for key in sorted(known | set(self.catalogue.named(filename)))[:MAX_LOOKED_UP]:
+            await self.look_up(key)
         return self.catalogue.named(filename)
 
     async def look_up(self, key: str) -> None:

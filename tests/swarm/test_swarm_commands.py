@@ -177,6 +177,7 @@ def test_files_are_listed_with_their_info_hashes(nodes: Trio) -> None:
     assert all(len(item["info_hash"]) == 64 for item in listed)
     synced = nodes.one("SYNC_TORRENTS")["result"]
     assert synced["files"] == listed and synced["total_files"] == 3
+    assert all(len(item["root"]) == 64 and item["manifests"] for item in listed)
     nodes.until_seen("LIST_FILES")
     nodes.until_seen("SYNC_TORRENTS")
 
