@@ -54,16 +54,17 @@ class Catalogue:
                 raise ManifestRefusedError("manifest", "the list of files is full")
             publishers = {}
         key = (found.root, found.publisher)
-        known = publishers.get(key)
-        if known is None and len(publishers) >= MAX_PUBLISHERS:
+        mine = [item for item in publishers if item[1] == found.publisher]
+        if not mine and len(publishers) >= MAX_PUBLISHERS:
             raise ManifestRefusedError("manifest", "too many publishers of this file")
-        news = known is None
-        if known is None or _age(known.manifest) < _age(found):
+        news = key not in publishers
+        if all(_age(publishers[item].manifest) <= _age(found) for item in mine):
             # A publisher has one word on a file: its newest.
-            for other in [item for item in publishers if item[1] == found.publisher]:
-                if _age(publishers[other].manifest) < _age(found):
-                    del publishers[other]
+            for item in mine:
+                del publishers[item]
             publishers[key] = Entry(found, raw)
+        elif news:
+            raise ManifestRefusedError("seq", "its publisher has said something newer")
         self._entries[found.info_hash] = publishers
         for peer_id in peers:
             news |= self._add_peer(found.info_hash, found.root, peer_id)
