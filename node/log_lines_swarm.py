@@ -156,14 +156,15 @@ def _unloaded(event: ev.ShardUnloaded, before: State, after: State) -> Iterator[
 
 @on(ev.CommandSent)
 def _sent(event: ev.CommandSent, before: State, after: State) -> Iterator[Row]:
+    # What nodes ask each other by themselves, over and over, is no news.
+    quiet = event.origin == "again" or (event.command in _BY_ITSELF and event.origin == "node")
+    level = DEBUG if quiet else INFO
     if event.command == "SYNC_TORRENTS" and event.origin == "node":
         yield (
             INFO,
             "TORRENT_SYNC",
             "🔄 Initiating automatic torrent synchronization with rendezvous server...",
         )
-    # Nodes ask each other for their lists by themselves: that is no news.
-    level = DEBUG if event.command in _BY_ITSELF and event.origin == "node" else INFO
     yield level, "MSG", f"📤 SENT MESSAGE TO PEER: {clean(event.to, 128)}"
     if event.command != "MESSAGE":
         yield level, "MSG", f"  Command: {clean(event.command, 64)}"
@@ -179,7 +180,9 @@ def _answered(event: ev.CommandAnswered, before: State, after: State) -> Iterato
         f"{'✓' if good else '✗'} {clean(event.command, 64)} to peer {clean(event.peer_id, 128)}: "
         f"{event.status} after {event.duration_ms:.0f} ms: {clean(event.summary, 400)}"
     )
-    level = DEBUG if event.command in _BY_ITSELF else INFO
+    sent = next((row for row in before.commands if row.request_id == event.request_id), None)
+    repeated = sent is not None and sent.origin == "again"
+    level = DEBUG if repeated or event.command in _BY_ITSELF else INFO
     yield level if good else WARNING, "RESPONSE", text
     if event.detail:
         yield DEBUG, "RESPONSE", f"  {clean(event.detail, 900)}"

@@ -19,6 +19,8 @@ Emit = Callable[[ev.Event], None]
 Handler = Callable[[Any, str], Awaitable[dict[str, Any]]]
 TIMEOUT_S = 30.0
 SUMMARY_CHARS = 160
+REPEATED = "again"
+"""Origin of what a node repeats by itself: not worth a line of the log each time."""
 
 
 class Commands:

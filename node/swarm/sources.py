@@ -21,7 +21,7 @@ from node.network.peers import Peers
 from node.swarm import keys
 from node.swarm.announcements import Book
 from node.swarm.records import RecordRefusedError, TorrentRecord, read_record
-from node.swarm.serving import Commands
+from node.swarm.serving import REPEATED, Commands
 from node.torrent.catalogue import Catalogue
 from node.torrent.files import info_hash
 from node.torrent.library import Library
@@ -233,12 +233,16 @@ class Sources:
 
     # ------------------------------------------------------------ asking
 
-    async def sync(self, peer_id: str, total_shards: int) -> int | None:
-        """SYNC_TORRENTS: how many files the peer knows of; None when it did not answer."""
+    async def sync(self, peer_id: str, total_shards: int, *, again: bool) -> int | None:
+        """SYNC_TORRENTS: how many files the peer knows of; None when it did not answer.
+
+        `again`: a repetition, which the log does not tell of.
+        """
         answer = await self._commands.send(
             peer_id,
             "SYNC_TORRENTS",
             {"total_shards": total_shards},
+            origin=REPEATED if again else "node",
             timeout=ASK_TIMEOUT_S,
             raw_result=True,
         )

@@ -39,6 +39,7 @@ class Syncing:
         self._again_s = again_s
         self._serves = serves
         self._nursery: trio.Nursery | None = None
+        self._told: dict[str, int] = {}
 
     def tap(self, event: ev.Event, before: State, after: State) -> None:
         """Look at what happens in the node (a tap of its door)."""
@@ -56,14 +57,14 @@ class Syncing:
         if self._nursery is not None and not self._serves:
             self._nursery.start_soon(self._sources.ask, peer_id)
 
-    async def _sync(self, peer_id: str) -> None:
-        files = await self._sources.sync(peer_id, self._total())
-        if files is not None:
-            self._emit(
-                ev.TorrentsSynced(
-                    at=time.time(), peer_id=peer_id, files=files, missing=self._missing()
-                )
-            )
+    async def _sync(self, peer_id: str, again: bool = False) -> None:
+        files = await self._sources.sync(peer_id, self._total(), again=again)
+        if files is None or (again and self._told.get(peer_id) == files):
+            return
+        self._told[peer_id] = files
+        self._emit(
+            ev.TorrentsSynced(at=time.time(), peer_id=peer_id, files=files, missing=self._missing())
+        )
 
     async def run(self) -> None:
         """Sync again from time to time while shards of the plan are missing."""
@@ -74,6 +75,6 @@ class Syncing:
                     await trio.sleep(self._again_s * random.uniform(0.85, 1.2))
                     if self._serves and self._missing():
                         for peer_id in sorted(self._bootstraps.ids):
-                            nursery.start_soon(self._sync, peer_id)
+                            nursery.start_soon(self._sync, peer_id, True)
             finally:
                 self._nursery = None

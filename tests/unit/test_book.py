@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections import Counter
 
 import pytest
 from hypothesis import given, strategies as st
@@ -117,6 +119,83 @@ def test_the_whole_book_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         except RecordRefusedError:
             refusals += 1
     assert (len(kept), refusals) == (20, 10)
+
+
+def strangers_fill(kept: Book, shards: int) -> None:
+    """The whole book, by invented identities with `shards` entries each."""
+    while len(kept) < announcements.MAX_ENTRIES:
+        identity = Identity.create()
+        for shard in range(min(shards, announcements.MAX_ENTRIES - len(kept))):
+            kept.add(signed(announcement(identity, shard_id=shard, total_shards=1000), identity))
+
+
+def entries_by_author(kept: Book) -> Counter[str]:
+    return Counter(item.record.peer_id for item in kept)
+
+
+def test_a_flood_of_strangers_does_not_lock_out_a_newcomer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 identities times 64 shards filled the book for five minutes once."""
+    monkeypatch.setattr(announcements, "MAX_ENTRIES", 640)
+    kept = trusting_book()
+    gone: list[announcements.Entry] = []
+    kept.on_evicted = gone.append
+    strangers_fill(kept, 64)
+    assert len(entries_by_author(kept)) == 10
+    # Even another stranger gets its fair share of them: 640 entries of 11 authors.
+    for shard in range(50):
+        assert kept.add(signed(announcement(shard_id=shard, total_shards=1000))) is not None
+    for shard in range(50, 64):
+        with contextlib.suppress(RecordRefusedError):
+            kept.add(signed(announcement(shard_id=shard, total_shards=1000)))
+    counts = entries_by_author(kept)
+    assert len(kept) == 640 and 57 <= counts[AUTHOR.peer_id] <= 59
+    assert max(counts.values()) - min(counts.values()) <= 2
+    assert len(gone) == counts[AUTHOR.peer_id]
+    assert AUTHOR.peer_id not in {item.record.peer_id for item in gone}
+
+
+def test_a_flood_can_neither_push_out_nor_lock_out_who_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(announcements, "MAX_ENTRIES", 100)
+    early, late, this = Identity.create(), Identity.create(), Identity.create()
+    known = {early.peer_id: 1, late.peer_id: 1, this.peer_id: 2}
+    kept = trusting_book()
+    kept.standing = lambda peer_id: known.get(peer_id, 0)
+    for shard in range(20):
+        kept.add(signed(announcement(early, shard_id=shard, total_shards=1000), early))
+        kept.add(signed(announcement(this, shard_id=shard, total_shards=1000), this))
+    strangers_fill(kept, 1)
+    for _ in range(50):
+        stranger = Identity.create()
+        with pytest.raises(RecordRefusedError, match="full"):
+            kept.add(signed(announcement(stranger), stranger))
+    for shard in range(30):
+        raw = signed(announcement(late, shard_id=shard, total_shards=1000), late)
+        assert kept.add(raw) is not None
+    counts = entries_by_author(kept)
+    assert (counts[early.peer_id], counts[late.peer_id], counts[this.peer_id]) == (20, 30, 20)
+    assert len(kept) == 100
+    # Those who are known cannot crowd each other out either, and nobody this node itself.
+    for shard in range(64):
+        with contextlib.suppress(RecordRefusedError):
+            kept.add(signed(announcement(late, shard_id=shard, total_shards=1000), late))
+    counts = entries_by_author(kept)
+    assert (counts[early.peer_id], counts[late.peer_id], counts[this.peer_id]) == (20, 60, 20)
+    assert len(counts) == 3
+
+
+def test_what_left_is_counted_no_more() -> None:
+    kept = trusting_book()
+    for shard in range(announcements.MAX_PER_PEER):
+        kept.add(signed(announcement(shard_id=shard, total_shards=1000)))
+    kept.drop(5, AUTHOR.peer_id)
+    kept.drop(5, AUTHOR.peer_id)
+    assert kept.add(signed(announcement(shard_id=70, total_shards=1000))) is not None
+    with pytest.raises(RecordRefusedError, match="too many"):
+        kept.add(signed(announcement(shard_id=71, total_shards=1000)))
 
 
 def test_the_digest_brings_exactly_what_is_missing() -> None:

@@ -127,19 +127,124 @@ def test_commands_and_messages() -> None:
     assert "[MSG]   Message: Hello from shard 0!" in found
 
 
-def test_torrents_and_routing() -> None:
+KEY = "e40aeb34da87db79" + "0" * 48
+
+
+def test_auto_propagation_reads_as_the_mission_writes_it() -> None:
     events: list[ev.Event] = [
         sample.started(),
-        ev.TorrentSeeded(
-            at=1, info_hash="e40aeb34da87db79" + "0" * 48, filename="shard-0.gguf", size=9,
-            shard_id=0,
+        ev.TorrentHashing(
+            at=1, info_hash=KEY, filename="shard-0.gguf", size=9, shard_id=0, progress=0.5
         ),
+        ev.TorrentSeeded(
+            at=1, info_hash=KEY, filename="shard-0.gguf", size=9, shard_id=0, root="ab" * 32
+        ),
+        ev.TorrentsScanned(at=1, files=1, primary=1, total_shards=2),
         ev.RoutingUpdated(at=2, peer_id=PEER, size=1),
+        ev.TorrentsRegistering(at=2, count=1),
+        ev.TorrentRegistered(at=2, info_hash=KEY, filename="shard-0.gguf", stored_at=1),
+        ev.TorrentsRegistered(at=2, count=1),
+        ev.TorrentRegistered(at=9, info_hash=KEY, filename="shard-0.gguf", stored_at=1, again=True),
     ]
-    assert told(events)[-2:] == [
+    assert told(events)[-7:] == [
         "[TORRENT] ✓ Seeding primary shard: shard-0.gguf (hash: e40aeb34da87db79...)",
+        "[TORRENT] Primary shards (0-1): 1/2 seeded",
+        "[TORRENT] Total files available for seeding: 1",
         f"[DHT] Routing updated: {PEER}",
+        "[TORRENT] Registering 1 torrent file(s) in DHT for auto-propagation...",
+        "[TORRENT] ✓ Registered torrent file in DHT: shard-0.gguf (hash: e40aeb34da87db79...)",
+        "[TORRENT] ✓ All torrent files registered in DHT - auto-propagation enabled",
     ]
+
+
+def _moving(at: float, phase: str, done: int = 0, reason: str = "") -> ev.TransferChanged:
+    return ev.TransferChanged(
+        at=at,
+        info_hash=KEY,
+        filename="shard-1.gguf",
+        size=100 * 2**20,
+        root="ab" * 32,
+        phase=phase,  # type: ignore[arg-type]
+        reason=reason,
+        shard_id=1,
+        done=done,
+        rate_down=98.5e6,
+        sources=(ev.SourceRow(peer_id=PEER, state="active"),),
+    )
+
+
+def test_synchronisation_and_a_download_read_as_the_mission_writes_them() -> None:
+    events: list[ev.Event] = [
+        sample.started(),
+        ev.CommandReceived(
+            at=1, request_id="r", command="SYNC_TORRENTS", peer_id=PEER, summary="total_shards=2"
+        ),
+        ev.TorrentsSynced(at=2, peer_id=PEER, files=2, missing=(1,)),
+        ev.TransferWanted(at=2, filename="shard-1.gguf", shard_id=1, wanted_by="plan"),
+        ev.TransferWanted(
+            at=2, filename="shard-1.gguf", shard_id=1, wanted_by="plan", info_hash=KEY
+        ),
+        _moving(3, "queued"),
+        _moving(3, "transfer"),
+        _moving(4, "transfer", 5 * 2**20),
+        _moving(5, "transfer", 25 * 2**20),
+        _moving(5.5, "transfer", 29 * 2**20),
+        _moving(6, "stalled", 29 * 2**20, "No peer that has the file is connected."),
+        _moving(7, "stalled", 29 * 2**20, "No peer that has the file is connected."),
+        _moving(8, "transfer", 30 * 2**20),
+        ev.TransferFinished(
+            at=9,
+            info_hash=KEY,
+            filename="shard-1.gguf",
+            size=100 * 2**20,
+            root="ab" * 32,
+            shard_id=1,
+            path="/s/shard-1.gguf",
+            fetched=100 * 2**20,
+            seconds=1.5,
+            sources=2,
+            mb_per_s=69.9,
+        ),
+        ev.TorrentsSynced(at=10, peer_id=PEER, files=2, missing=()),
+    ]
+    found = [line for line in told(events) if not line.startswith(("[MSG]", "[STATUS]"))]
+    first = f"[TORRENT_SYNC] 📥 Received SYNC_TORRENTS request from {PEER}"
+    assert found[found.index(first) :] == [
+        first,
+        "[TORRENT_SYNC] ✓ Received 2 available file(s) from rendezvous server",
+        "[TORRENT_QUERY] Looking for shard-1.gguf: this node is to have it",
+        "[TORRENT_SYNC] 📥 Starting download for shard 1",
+        f"[TORRENT_SYNC] ✓ Download initiated (info_hash: {KEY})",
+        "[DOWNLOAD] shard-1.gguf: 20 % of 100.0 MB at 98.5 MB/s from 1 source(s)",
+        "[DOWNLOAD] shard-1.gguf: stalled. No peer that has the file is connected.",
+        "[DOWNLOAD] shard-1.gguf: 30 % of 100.0 MB at 98.5 MB/s from 1 source(s)",
+        "[DOWNLOAD] ✓ shard-1.gguf is complete and verified: 100.0 MB in 1.5 s (69.9 MB/s) "
+        "from 2 source(s)",
+        "[TORRENT_SYNC] ✓ Received 2 available file(s) from rendezvous server",
+        "[TORRENT_SYNC] ✓ All required shards are already present",
+    ]
+
+
+def test_what_nodes_repeat_by_themselves_is_no_news() -> None:
+    def asked(command: str, origin: str) -> list[str]:
+        sent = ev.CommandSent(
+            at=1, request_id="q", command=command, to=PEER, summary="", origin=origin
+        )
+        answer = ev.CommandAnswered(
+            at=2,
+            request_id="q",
+            command=command,
+            peer_id=PEER,
+            status="success",
+            duration_ms=1,
+            summary="files(0)",
+        )
+        before = len(told([sample.started()]))
+        return told([sample.started(), sent, answer])[before:]
+
+    assert asked("SYNC_TORRENTS", "node") and asked("LIST_FILES", "console")
+    assert asked("SYNC_TORRENTS", "again") == []
+    assert asked("LIST_FILES", "node") == []
 
 
 def test_refusals_do_not_flood_the_log() -> None:

@@ -98,6 +98,22 @@ def test_a_key_that_changes_hands_is_counted_for_its_new_author() -> None:
     assert store._keys_of == {"b": {b"shard/1"}}
 
 
+def test_keys_taken_over_from_others_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_store, "MAX_KEYS_PER_AUTHOR", 3)
+    store = values()
+    for number in range(8):
+        store.put_record(f"shard/{number}".encode(), record(f"honest{number}"))
+    for number in range(3):
+        store.put_record(f"shard/{number}".encode(), record("greedy"))
+    for number in range(3, 8):
+        with pytest.raises(StoreFull, match="this author has 3 keys"):
+            store.put_record(f"shard/{number}".encode(), record("greedy"))
+        assert store._author_of[f"shard/{number}".encode()] == f"honest{number}"
+    assert len(store._keys_of["greedy"]) == 3
+    # What it has it may renew.
+    store.put_record(b"shard/0", record("greedy", extra="newer"))
+
+
 def test_what_is_no_json_is_counted_as_nobody() -> None:
     store = values()
     store.put_record(b"k", Record(key=b"k", value=b"\xff"))
