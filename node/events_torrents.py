@@ -133,7 +133,8 @@ class TorrentsSynced(Event, frozen=True, kw_only=True):
 class TransferWanted(Event, frozen=True, kw_only=True):
     """This node is to have a file it lacks; `info_hash` is empty while nobody named its size.
 
-    wanted_by: "plan" (--shard), "operator", or the peer id whose LOAD_SHARD asked for it
+    wanted_by: "plan" (--shard), "operator", "resumed" (an earlier run left it unfinished), or the
+               peer id whose LOAD_SHARD asked for it
     """
 
     filename: str

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from node.clean import clean, short_id
-from node.state import Bootstrap, Peer, Shard, State
+from node.state import Bootstrap, Peer, Shard, State, Torrent
 
 
 def status_report_dict(state: State, now: float) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def status_report_dict(state: State, now: float) -> dict[str, Any]:
         "discovered": state.discovered,
         "expected_shards": node.total_shards if node else 0,
         "shards": shards,
+        "torrents": [_torrent(item) for item in state.torrents.values()],
         "peers": [_peer(state, peer, now) for peer in _ordered(state)],
         "bootstraps": [_bootstrap(item) for item in state.bootstraps.values()],
         "addresses": list(node.addresses) if node else [],
@@ -63,6 +64,7 @@ def render(report: dict[str, Any]) -> str:
             f"{clean(shard['why'], 60):<22}{where:<16}"
             f"{' '.join(short_id(item) for item in shard['holders'][:6])}".rstrip()
         )
+    lines += _files(report["torrents"])
     lines += ["", f"Peers ({len(report['peers'])})"]
     for peer in report["peers"]:
         rtt = "" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms"
@@ -81,6 +83,41 @@ def render(report: dict[str, Any]) -> str:
     if report["join_command"] and not report["peers"]:
         lines += ["", "Alone. The next node joins with:", f"  {clean(report['join_command'], 600)}"]
     return "\n".join(lines)
+
+
+def _files(torrents: list[dict[str, Any]]) -> list[str]:
+    """What is on its way, and one line for the rest."""
+    here = sum(item["local"] for item in torrents)
+    lines = ["", f"Files ({here} here, {len(torrents)} known)"] if torrents else []
+    for item in torrents:
+        if item["phase"] in ("", "seeding", "done"):
+            continue
+        share = item["done"] / item["size"] if item["size"] else 0.0
+        text = f"  {clean(item['filename'], 60):<24}{clean(item['phase'], 12):<12}{share:>5.0%}"
+        if item["rate_down"]:
+            text += f"  {item['rate_down'] / 1e6:.1f} MB/s from {item['sources']}"
+        lines.append(f"{text}  {clean(item['reason'], 200)}".rstrip())
+    return lines
+
+
+def _torrent(item: Torrent) -> dict[str, Any]:
+    """A file; sizes in bytes, rates in bytes per second, `sources`: those that send now."""
+    return {
+        "info_hash": "" if item.info_hash.startswith("?") else item.info_hash,
+        "filename": item.filename,
+        "size": item.size,
+        "shard_id": item.shard_id,
+        "root": item.root,
+        "phase": item.phase,
+        "reason": item.reason,
+        "local": item.local,
+        "peers": list(item.peers),
+        "done": item.done,
+        "rate_down": item.rate_down,
+        "rate_up": item.rate_up,
+        "uploaded": item.uploaded,
+        "sources": sum(row.state in ("active", "idle") for row in item.sources),
+    }
 
 
 def _shard(state: State, shard_id: int, now: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ fails when nobody does.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from node.torrent.choosing import Chosen, NotYet, choose
 from node.torrent.disk_errors import DiskFullError
 from node.torrent.folder import RealFolder
 from node.torrent.hashing import FileHashes
+from node.torrent.leftovers import unfinished
 from node.torrent.library import Library
 from node.torrent.limits import MAX_PEERS
 from node.torrent.manifest import Manifest
@@ -48,6 +50,8 @@ GIVE_UP_S = 10.0
 """How long one that is not in the plan looks for somebody who has the file."""
 RETRY_S = 60.0
 HASH_DIGITS = 8
+RESUMED = "resumed"
+"""`wanted_by` of a download that an earlier run left unfinished."""
 
 
 class Unfound(PlainError):
@@ -106,8 +110,12 @@ class Fetching:
         pins: dict[str, str],
         trusted: frozenset[str],
         max_down: float | None,
+        resume: bool,
     ) -> None:
-        """`max_down` in bytes per second; `pins` maps file names to roots in hex."""
+        """`max_down` in bytes per second; `pins` maps file names to roots in hex.
+
+        resume: go on with downloads that an earlier run left unfinished
+        """
         self._sources = sources
         self._seeding = seeding
         self._library = library
@@ -119,6 +127,7 @@ class Fetching:
         self._folder = folder
         self._pins = pins
         self._trusted = trusted
+        self._resume = resume
         self._bans = Bans(trio.current_time)
         self._down = TokenBucket(max_down)
         self._slots = trio.Semaphore(AT_ONCE)
@@ -136,9 +145,23 @@ class Fetching:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
+                for name, root in (await trio.to_thread.run_sync(self._unfinished)).items():
+                    self.want(name, wanted_by=RESUMED, root=root, patient=True)
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
+
+    def _unfinished(self) -> dict[str, str]:
+        if not self._resume or not self._folder.is_dir():
+            return {}
+        try:
+            folder = RealFolder(self._folder)
+        except (PlainError, OSError):
+            return {}  # the first download will say what is wrong with it
+        try:
+            return unfinished(folder, os.listdir(self._folder))
+        finally:
+            folder.close_folder()
 
     # ------------------------------------------------------------ asked from outside
 
@@ -160,6 +183,8 @@ class Fetching:
         if job is not None and not job.ended.is_set():
             job.load |= load
             job.patient |= patient
+            if job.wanted_by == RESUMED:
+                job.wanted_by = wanted_by
             return job
         if self._nursery is None:
             raise PlainError("The node is stopping.", "Start it again.")

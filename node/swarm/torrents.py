@@ -98,6 +98,7 @@ class Torrents:
             pins=dict(_pin(item) for item in settings.pins),
             trusted=frozenset(settings.trusted),
             max_down=settings.max_down * MB or None,
+            resume=settings.fetch and settings.role == "node",
         )
         self.holding = Holding(
             shards,

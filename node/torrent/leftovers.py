@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from node.errors import PlainError
 from node.torrent.folder import Folder
 from node.torrent.merkle import layer_matches
-from node.torrent.names import part_name, state_name
+from node.torrent.names import STATE, check_name, part_name, state_name
 from node.torrent.sizes import Layout
 from node.torrent.starting import read_saved
 
@@ -41,3 +44,24 @@ def tidy(folder: Folder, name: str) -> bool:
     folder.unlink(state_name(name))
     folder.sync_names()
     return True
+
+
+def unfinished(folder: Folder, names: Iterable[str]) -> dict[str, str]:
+    """Of the names in a folder: files whose download was begun and not finished -> root in hex.
+
+    Reads only and takes no lock; what cannot be read is left out.
+    """
+    found: dict[str, str] = {}
+    present = set(names)
+    for state in sorted(item for item in present if item.endswith(STATE)):
+        name = state.removesuffix(STATE)
+        if name in present or part_name(name) not in present:
+            continue
+        try:
+            check_name(name)
+            saved = read_saved(folder, name)
+        except (PlainError, OSError):
+            continue
+        if saved is not None:
+            found[name] = saved.header.root.hex()
+    return found

@@ -359,6 +359,53 @@ def test_pause_resume_and_cancel(group: Swarm, big_model: Path, tmp_path: Path) 
     assert digest(empty / "shard-1.gguf") == digest(big_model / "shard-1.gguf")
 
 
+def test_what_was_begun_goes_on_after_a_restart(
+    group: Swarm, big_model: Path, tmp_path: Path
+) -> None:
+    seeder = group.node("a", 0, flags=("--shards-dir", str(big_model), "--max-up", "60"))
+    group.open(seeder)
+    group.until(lambda: bool(seeder.addresses), "the seeder does not listen")
+    empty = tmp_path / "empty"
+    flags = ("--shards-dir", str(empty))
+    observer = group.node("b", via=seeder, flags=flags)
+    group.open(observer)
+    key = key_of(big_model, "shard-1.gguf")
+    ask(observer, rq.GET, what="shard-1.gguf", load=False)
+
+    def some() -> bool:
+        item = observer.state.torrents.get(key)
+        return item is not None and item.done > 20 * MIB
+
+    group.until(some, "the download does not go on")
+    group.stop(observer)
+    group.members.remove(observer)
+    observer = group.node("b", via=seeder, flags=flags)
+    group.open(observer)
+    group.until(lambda: seeded(observer, key), "it did not go on by itself")
+    (finished,) = observer.events(ev.TransferFinished)
+    assert finished.fetched < finished.size - 10 * MIB, "a polite stop keeps everything"
+    assert digest(empty / "shard-1.gguf") == digest(big_model / "shard-1.gguf")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--stock-transport",), ("--transport", "quic"), ("--transport", "tcp")],
+    ids=["stock", "quic", "tcp"],
+)
+def test_files_travel_over_every_transport(
+    swarm: Callable[[int], Swarm], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    small = swarm(2)
+    seeder = small.node("a", 0, flags=flags)
+    small.open(seeder)
+    small.until(lambda: bool(seeder.addresses), "the seeder does not listen")
+    empty = tmp_path / "empty"
+    other = small.node("b", 1, via=seeder, flags=("--shards-dir", str(empty), *flags))
+    small.open(other)
+    small.until_status((seeder, "LO"), (other, "OL"))
+    assert digest(empty / "shard-1.gguf") == digest(small.shards_dir / "shard-1.gguf")
+
+
 def test_a_lab_with_empty_nodes_reports_what_travelled(tmp_path: Path) -> None:
     from swarm_processes import run_cli
 
