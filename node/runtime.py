@@ -202,6 +202,7 @@ class Node:
         )
         torrents.fetching.moved = announcer.changed
         discovery.on_torrent = torrents.sources.take_record
+        discovery.on_welcome = torrents.registering.more_peers
         bootstraps = Bootstraps(
             peers,
             self.emit,

@@ -419,6 +419,11 @@ class Dht:
         raw_key = _provider_key(key)
         asked: list[ev.PeerAnswer] = []
         found: dict[str, None] = {}
+        for known in self._kad.provider_store.get_providers(raw_key):
+            if known.peer_id != self._own:
+                found[str(known.peer_id)] = None
+                if known.addrs:
+                    self._peers.learn(str(known.peer_id), list(known.addrs), "dht")
 
         async def ask(peer: ID) -> tuple[Answer, Result, str]:
             answer = await self._calls.get_providers(peer, raw_key, self._timeout)

@@ -74,6 +74,8 @@ class Discovery:
         self.exchange: Exchange
         self.on_torrent: Callable[[TorrentRecord], None] = lambda record: None
         """Told of every checked torrent record of this cluster."""
+        self.on_welcome: Callable[[], None] = lambda: None
+        """Told when one peer more can be asked to keep records."""
         book.standing = self._standing
         book.on_evicted = lambda entry: self._forget(entry, "replaced")
         peers.watched = self.watched
@@ -295,6 +297,7 @@ class Discovery:
         await self.dht.add_peer(peer_id)
         if self._announcer is not None:
             self._announcer.more_peers()
+        self.on_welcome()
 
     def _on_lost(self, peer_id: str) -> None:
         if self._nursery is None:

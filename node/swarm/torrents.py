@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from node import events as ev
 from node.door import NodeDoor
 from node.network.bootstrap import Bootstraps
 from node.network.bulk import BulkStreams
@@ -132,17 +131,12 @@ class Torrents:
             serves=settings.role == "node",
         )
         self._door.tap(self.syncing.tap)
-        self._door.tap(self._routing)
 
     def _provide(self, dht: Dht) -> Callable[[str], Awaitable[None]]:
         async def provide(root: str) -> None:
             await dht.provide(keys.root_key(self._settings.cluster, root))
 
         return provide
-
-    def _routing(self, event: ev.Event, before: object, after: object) -> None:
-        if isinstance(event, ev.RoutingUpdated) and event.size > 0:
-            self.registering.more_peers()
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start every service of this node as a task."""
