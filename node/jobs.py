@@ -6,7 +6,7 @@ llama.cpp and no trio never pays for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from node.logs import LogLine
     from node.shards.split import SplitResult
     from node.state import State
+    from node.torrent.verifying import Verified
 
 OnEvent = Callable[["Event", "State", "State"], None]
 
@@ -121,3 +122,35 @@ def connect(path: Path, timeout_s: float = 5.0) -> SocketDoor:
     from node.door_client import SocketDoor
 
     return SocketDoor(path, timeout_s=timeout_s)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The GGUF files directly in a shards folder, by name; empty where it is missing."""
+    from node.torrent.files import shard_files as find
+
+    return [folder / item.filename for item in find(folder)]
+
+
+def verify(
+    settings: Settings,
+    files: Sequence[tuple[Path, str | None]],
+    *,
+    name: str | None = None,
+    on_progress: Callable[[Path, int], None] | None = None,
+) -> Iterator[Verified]:
+    """Hash files one by one and compare them with the roots given, pinned or remembered.
+
+    files: pairs of a path and the root in hex it must have, None where that is not given.
+    name:  compare only with what this node remembers; None: with what any of this user's does.
+    on_progress(path, bytes) is called from the hashing threads for what was hashed since. Raises
+    PlainError where a file cannot be read.
+    """
+    from functools import partial
+
+    from node.torrent.verifying import remembered, verify_file
+
+    known = remembered(settings.data_dir, None if name is None else [name])
+    pins = dict(item.rsplit("@", 1) for item in settings.pins)
+    for path, given in files:
+        progress = partial(on_progress, path) if on_progress is not None else None
+        yield verify_file(path, given=given, pins=pins, known=known, progress=progress)

@@ -200,7 +200,7 @@ class Node:
             BulkStreams(host, peers, TRANSFER),
             total_shards=self._total_shards,
         )
-        torrents.fetching.moved = announcer.changed
+        torrents.on_moved(announcer.changed)
         discovery.on_torrent = torrents.sources.take_record
         discovery.on_welcome = torrents.registering.more_peers
         bootstraps = Bootstraps(

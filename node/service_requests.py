@@ -20,8 +20,8 @@ from node.report import status_report_dict
 from node.settings import Settings
 from node.shards.inspect import shard_id_of
 from node.swarm import commands as cmd
-from node.swarm.fetching import Job
 from node.swarm.handlers import Handlers
+from node.swarm.job import Job
 from node.swarm.serving import Commands
 from node.swarm.torrents import Torrents
 
@@ -149,11 +149,18 @@ class Requests:
         if root is not None and not _HEX32.fullmatch(str(root)):
             raise PlainError("A root is 64 hex digits.", "Copy it whole from `torrent list`.")
         name = fetching.name_of(what)
-        here = self._torrents.library.get(name)
-        if here is not None:
-            return {"info_hash": here.file.info_hash, "filename": name, "status": "here"}
         shard_id = shard_id_of(name)
         load = bool(params.get("load", shard_id is not None))
+        here = self._torrents.library.get(name)
+        if here is not None:
+            if root is not None and here.root != root:
+                raise PlainError(
+                    f"This node has {name} with another content (root {here.root[:16]}…).",
+                    "Move that file away first.",
+                )
+            if load and shard_id is not None and shard_id < self._total():
+                await self._own("LOAD_SHARD", {"shard_id": shard_id})
+            return {"info_hash": here.file.info_hash, "filename": name, "status": "here"}
         job = fetching.want(
             name,
             wanted_by="operator",

@@ -29,6 +29,8 @@ class Action:
     cli:    the same from a command line; empty where there is none.
     footer: order in the footer, lowest first; 0 keeps it out.
     detail: whether the key also works on a detail screen.
+    kinds:  the kinds of items (shard, peer, query, torrent) it is about, separated by commas; the
+            footer shows it only with those. Empty: with any.
     """
 
     keys: str
@@ -40,6 +42,11 @@ class Action:
     cli: str = ""
     footer: int = 0
     detail: bool = False
+    kinds: str = ""
+
+    def suits(self, kind: str) -> bool:
+        """Whether the footer of a pane of `kind` shows it."""
+        return not self.kinds or kind in self.kinds.split(",")
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -90,16 +97,37 @@ ACTIONS: tuple[Action, ...] = (
         "Ask",
     ),
     Action(
+        "y", "y", "copy_pin", "Copy pin",
+        "Copy name@root of the selected file, for --pin and torrent get.",
+        "Ask", f"{BINARY} torrent list --json", footer=13, detail=True, kinds="torrent",
+    ),
+    Action(
         "e", "e", "bundle", "Report", "Write a bug report: log, state, settings, versions.",
         "Ask", f"{BINARY} bundle", footer=6, detail=True,
     ),
     Action(
         "L", "L", "load", "Load", "LOAD_SHARD: have this node or a peer load the selected shard.",
         "Change", f"{BINARY} send LOAD_SHARD --to PEER --shard N", footer=3, detail=True,
+        kinds="shard,peer,query",
     ),
     Action(
         "U", "U", "unload", "Unload", "UNLOAD_SHARD: have it released from memory.",
         "Change", f"{BINARY} send UNLOAD_SHARD --to PEER --shard N", footer=12, detail=True,
+        kinds="shard,peer,query",
+    ),
+    Action(
+        "P", "P", "pause", "Pause", "Pause the selected transfer; P again lets it go on.",
+        "Change", f"{BINARY} torrent pause|resume WHAT", footer=3, detail=True, kinds="torrent",
+    ),
+    Action(
+        "D", "D", "download", "Download",
+        "Download the selected file, or the selected shard's, from all who have it, and verify it.",
+        "Change", f"{BINARY} torrent get WHAT[@ROOT]", footer=3, detail=True, kinds="torrent",
+    ),
+    Action(
+        "X", "X", "cancel_transfer", "Give up",
+        "Give up the selected transfer, and keep or discard what was fetched.",
+        "Change", f"{BINARY} torrent cancel [--keep] WHAT", footer=3, detail=True, kinds="torrent",
     ),
     Action(
         "q,ctrl+c,ctrl+q", "q", "quit_dialog", "Quit",
@@ -132,9 +160,17 @@ def detail_bindings() -> list[Binding]:
     ]
 
 
-def footer() -> list[tuple[str, str]]:
-    """Key and title of what the footer shows, the most useful first."""
-    chosen = sorted((item for item in ACTIONS if item.footer), key=lambda item: item.footer)
+def footer(kind: str = "") -> list[tuple[str, str]]:
+    """Key and title of what the footer of a pane of `kind` shows, the most useful first."""
+    chosen = [item for item in ACTIONS if item.footer and item.suits(kind)]
+    chosen.sort(key=lambda item: (item.footer, not item.kinds))
+    return [(item.shown, item.title) for item in chosen]
+
+
+def detail_footer(kind: str = "") -> list[tuple[str, str]]:
+    """The same for a detail screen about an item of `kind`; what is about that kind is first."""
+    chosen = [item for item in ACTIONS if item.detail and item.suits(kind)]
+    chosen.sort(key=lambda item: not item.kinds)
     return [(item.shown, item.title) for item in chosen]
 
 

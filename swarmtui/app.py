@@ -22,6 +22,7 @@ from textual.screen import Screen
 from node.door import Door
 from node.errors import PlainError
 from node.requests import STOP
+from swarmtui.actions import detail_footer
 from swarmtui.commanding import Commander
 from swarmtui.screens.detail import DetailScreen, Lines, ProblemScreen
 from swarmtui.screens.main import MainScreen
@@ -198,9 +199,12 @@ class SwarmApp(App[str]):
 
     # ------------------------------------------------------------ for the screens
 
-    def push_detail(self, title: str, lines: Lines, *, commands: bool = True) -> None:
-        """Open a full screen of text that is built anew from every view."""
-        self.push_screen(DetailScreen(title, lines, self._main.view, commands=commands))
+    def push_detail(
+        self, title: str, lines: Lines, *, commands: bool = True, kind: str = ""
+    ) -> None:
+        """Open a full screen of text that is built anew from every view; kind: of what item."""
+        keys = detail_footer(kind or self._main.selected[0]) if commands else []
+        self.push_screen(DetailScreen(title, lines, self._main.view, keys))
 
     async def on_detail_screen_forwarded(self, message: DetailScreen.Forwarded) -> None:
         await self.run_action(message.action, self._main)

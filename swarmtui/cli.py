@@ -22,6 +22,7 @@ COMMANDS = {
     "model": "Make synthetic models.",
     "status": "Show what a running node sees.",
     "send": "Send a command or a message through a running node.",
+    "torrent": "List, download, verify and publish shard files.",
     "attach": "Open the console of a running node.",
     "bundle": "Write a bug report of a running node.",
     "lab": "Run a whole swarm on this machine.",

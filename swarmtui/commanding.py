@@ -146,6 +146,8 @@ def summarise(answer: dict[str, Any]) -> tuple[str, str]:
     if status not in ("success", "error", "timeout"):
         status = "success"
     text = answer.get("summary") or answer.get("error")
+    if not text and answer.get("filename"):
+        text = f"{answer['filename']}: {answer.get('status', 'done')}"
     if not text:
         result = answer.get("result", answer)
         text = _short(result) if isinstance(result, dict) else str(result)

@@ -12,7 +12,7 @@ from node.clean import clean
 from node.torrent.transfer.progress import TransferProgress
 
 if TYPE_CHECKING:
-    from node.swarm.fetching import Job
+    from node.swarm.job import Job
 
 MAP_CELLS = 256
 MAX_SOURCES = 32

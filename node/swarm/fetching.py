@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -19,27 +18,18 @@ import trio
 from node import events as ev
 from node.clean import clean
 from node.errors import PlainError
-from node.network.bulk import BulkStreams
 from node.shards.inspect import shard_filename, shard_id_of
-from node.swarm.fetch_events import changed_event, finished_event, looking_event
+from node.swarm.fetch_events import looking_event
+from node.swarm.job import Job, Unfound
 from node.swarm.seeding import Seeding
 from node.swarm.sources import Sources
+from node.swarm.transferring import Transferring
 from node.torrent.choosing import Chosen, NotYet, choose
 from node.torrent.disk_errors import DiskFullError
 from node.torrent.folder import RealFolder
-from node.torrent.hashing import FileHashes
 from node.torrent.leftovers import unfinished
-from node.torrent.library import Library
-from node.torrent.limits import MAX_PEERS
-from node.torrent.manifest import Manifest
 from node.torrent.names import check_name, part_name
-from node.torrent.own_manifests import ManifestStore
-from node.torrent.transfer.blame import Bans, Verdict
-from node.torrent.transfer.download import CancelledError, Download, Plan
-from node.torrent.transfer.progress import TransferProgress
-from node.torrent.transfer.shared import ArrivingFile
-from node.torrent.transfer.streams import Stream
-from node.torrent.transfer.upload import TokenBucket, Uploads
+from node.torrent.transfer.download import CancelledError
 from node.torrent.trust import KnownRoots, Stopped
 
 Emit = Callable[[ev.Event], None]
@@ -54,44 +44,6 @@ RESUMED = "resumed"
 """`wanted_by` of a download that an earlier run left unfinished."""
 
 
-class Unfound(PlainError):
-    """Nobody offers the file."""
-
-
-@dataclass
-class Job:
-    """One file this node is to have.
-
-    resolved: set once the content is chosen, or the job failed; ended: set at the end
-    """
-
-    filename: str
-    shard_id: int | None
-    wanted_by: str
-    root: str | None
-    load: bool
-    patient: bool
-    info_hash: str = ""
-    size: int = 0
-    manifest: Manifest | None = None
-    download: Download | None = None
-    paused: bool = False
-    error: PlainError | None = None
-    offers: tuple[str, ...] = ()
-    began: float = 0.0
-    resolved: trio.Event = field(default_factory=trio.Event)
-    ended: trio.Event = field(default_factory=trio.Event)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    cancelled: bool = False
-
-    @property
-    def status(self) -> str:
-        """One word for an answer."""
-        if self.ended.is_set():
-            return "failed" if self.error is not None else "done"
-        return "paused" if self.paused else "downloading"
-
-
 class Fetching:
     """The downloads of one node. Methods run in its loop."""
 
@@ -99,46 +51,35 @@ class Fetching:
         self,
         sources: Sources,
         seeding: Seeding,
-        library: Library,
-        streams: BulkStreams,
+        transferring: Transferring,
         roots: KnownRoots,
-        kept: ManifestStore,
-        uploads: Uploads,
         emit: Emit,
         *,
         folder: Path,
         pins: dict[str, str],
         trusted: frozenset[str],
-        max_down: float | None,
         resume: bool,
     ) -> None:
-        """`max_down` in bytes per second; `pins` maps file names to roots in hex.
+        """`pins` maps file names to roots in hex.
 
         resume: go on with downloads that an earlier run left unfinished
         """
         self._sources = sources
         self._seeding = seeding
-        self._library = library
-        self._streams = streams
+        self._transferring = transferring
         self._roots = roots
-        self._kept = kept
-        self._uploads = uploads
         self._emit = emit
         self._folder = folder
         self._pins = pins
         self._trusted = trusted
         self._resume = resume
-        self._bans = Bans(trio.current_time)
-        self._down = TokenBucket(max_down)
         self._slots = trio.Semaphore(AT_ONCE)
         self._jobs: dict[str, Job] = {}
         self._nursery: trio.Nursery | None = None
         self.loaded: Callable[[Job], Awaitable[None]] = _nothing
         """Told of every job that ended, to load what came and to tell who asked."""
-        self.provide: Callable[[str], Awaitable[object]] = _nothing
-        """Tell the DHT that this node serves pieces of a root (in hex)."""
         self.moved: Callable[[int], None] = lambda shard_id: None
-        """Told when a shard's download began or went on by a tenth."""
+        """Told when a shard is wanted."""
 
     async def run(self) -> None:
         """Carry the downloads until cancelled; what was fetched stays for the next start."""
@@ -252,12 +193,16 @@ class Fetching:
         job.paused = True
         if job.download is not None:
             job.download.pause()
+        else:
+            self._emit(looking_event(job, "paused", "Paused before it began."))
 
     def resume(self, job: Job) -> None:
         """Go on after `pause`."""
         job.paused = False
         if job.download is not None:
             job.download.resume()
+        else:
+            self._emit(looking_event(job, "queued" if job.resolved.is_set() else "resolving", ""))
 
     async def cancel(self, job: Job, *, keep: bool) -> None:
         """End a job; with `keep` what was fetched stays for a later start."""
@@ -330,9 +275,10 @@ class Fetching:
         await self._check_room(job)
         await trio.to_thread.run_sync(self._roots.remember, chosen.info_hash, manifest.root)
         job.resolved.set()
-        self._emit(looking_event(job, "queued", ""))
+        if not job.paused:
+            self._emit(looking_event(job, "queued", ""))
         async with self._slots:
-            await self._transfer(job, manifest)
+            await self._transferring.run(job, manifest)
 
     def _wanted(self, job: Job) -> ev.TransferWanted:
         return ev.TransferWanted(
@@ -371,7 +317,7 @@ class Fetching:
                     f"{job.filename} cannot be fetched: {decision.reason}.",
                     "Start a node that has the file, or put it into its shards folder.",
                 )
-            if decision.reason != reason:
+            if decision.reason != reason and not job.paused:
                 reason = decision.reason
                 self._emit(looking_event(job, "waiting", f"{reason[:1].upper()}{reason[1:]}."))
             left = LOOK_AGAIN_S if job.patient else min(LOOK_AGAIN_S, GIVE_UP_S - waited)
@@ -399,126 +345,6 @@ class Fetching:
             ) from error
         if lacking > 0:
             raise DiskFullError(job.filename, lacking)
-
-    # ------------------------------------------------------------ the transfer
-
-    async def _transfer(self, job: Job, manifest: Manifest) -> None:
-        plan = Plan(
-            info_hash=bytes.fromhex(manifest.info_hash),
-            root=bytes.fromhex(manifest.root),
-            size=manifest.size,
-            piece_length=manifest.piece_length,
-            filename=manifest.filename,
-        )
-        folder = RealFolder(self._folder)
-        arriving: list[ArrivingFile] = []
-        told = -1
-        seen: set[str] = set()
-
-        def progress(found: TransferProgress) -> None:
-            nonlocal told
-            seen.update(item.peer_id for item in found.sources if item.received)
-            part = download.part
-            self._emit(changed_event(job, found, part.written() if part is not None else None))
-            tenth = found.done * 10 // max(found.size, 1)
-            if tenth != told and job.shard_id is not None:
-                told = tenth
-                self.moved(job.shard_id)
-
-        def wrote(pieces: list[int]) -> None:
-            part = download.part
-            if part is None:
-                return
-            if not arriving or arriving[0].part is not part:
-                arriving[:] = [ArrivingFile(part)]
-                self._library.arrives(plan.info_hash, plan.root, arriving[0])
-            arriving[0].wrote(pieces)
-
-        def blamed(verdict: Verdict) -> None:
-            self._emit(
-                ev.TransferSourceBlamed(
-                    at=time.time(),
-                    info_hash=job.info_hash,
-                    filename=job.filename,
-                    peer_id=clean(verdict.peer_id, 128),
-                    piece=verdict.piece,
-                    reason=clean(verdict.reason, 400),
-                )
-            )
-
-        download = Download(
-            plan,
-            folder,
-            emit_progress=progress,
-            blamed=blamed,
-            wrote=wrote,
-            bans=self._bans,
-            down=self._down,
-            uploads=self._uploads,
-        )
-        job.download = download
-        if job.paused:
-            download.pause()
-        began = trio.current_time()
-        error: PlainError | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._feed, job, download)
-                try:
-                    await download.run()
-                except PlainError as caught:
-                    error = caught
-                nursery.cancel_scope.cancel()
-        finally:
-            self._library.arrived(plan.info_hash, plan.root)
-            folder.close_folder()
-        if error is not None:
-            raise error
-        await self._finish(job, manifest, download, trio.current_time() - began, len(seen))
-
-    async def _finish(
-        self, job: Job, manifest: Manifest, download: Download, seconds: float, sources: int
-    ) -> None:
-        assert download.layer is not None
-        hashes = FileHashes(download.layout, download.plan.root, download.layer, b"", (0, 0, 0, 0))
-        raw = self._raw_manifest(manifest)
-        if raw is not None:
-            await trio.to_thread.run_sync(self._kept.put, manifest.root, raw)
-        path = self._folder / job.filename
-        self._emit(finished_event(job, download.snapshot, path, seconds, sources))
-        await self._seeding.adopt(job.filename, hashes)
-
-    def _raw_manifest(self, manifest: Manifest) -> bytes | None:
-        for item in self._sources.catalogue.entries(manifest.info_hash):
-            if item.manifest == manifest:
-                return item.raw
-        return None
-
-    async def _feed(self, job: Job, download: Download) -> None:
-        """Keep the download's sources what is known of seeders."""
-        root = download.plan.root.hex()
-        asked = 0.0
-        provided = False
-        while True:
-            for peer_id in self._sources.catalogue.peers_with(job.info_hash, root):
-                self._add(download, peer_id)
-            if trio.current_time() >= asked:
-                asked = trio.current_time() + LOOK_AGAIN_S
-                for peer_id in await self._sources.seeders(job.info_hash, root):
-                    self._add(download, peer_id)
-            if not provided and download.snapshot.pieces_done:
-                provided = True
-                await self.provide(root)
-            await self._sources.news(LOOK_AGAIN_S)
-
-    def _add(self, download: Download, peer_id: str) -> None:
-        if len(download.snapshot.sources) >= MAX_PEERS:
-            return
-
-        async def open_stream() -> Stream:
-            return await self._streams.open(peer_id)
-
-        download.add_source(peer_id, open_stream)
 
 
 async def _nothing(_: object) -> None:

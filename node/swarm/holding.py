@@ -11,7 +11,8 @@ from node import events as ev
 from node.errors import PlainError
 from node.shards.inspect import shard_filename
 from node.shards.service import Shards
-from node.swarm.fetching import GIVE_UP_S, RETRY_S, Fetching, Job
+from node.swarm.fetching import GIVE_UP_S, RETRY_S, Fetching
+from node.swarm.job import Job
 from node.swarm.serving import Commands
 from node.torrent.transfer.download import CancelledError
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from node import events as ev
 from node.clean import clean
 from node.errors import PlainError
 from node.shards.inspect import inspect_shard, shard_id_of
+from node.torrent.bringing import bring
 from node.torrent.files import FileHash, info_hash
 from node.torrent.folder import RealFolder
 from node.torrent.hash_cache import HashCache
@@ -371,7 +371,7 @@ class Seeding:
         await trio.to_thread.run_sync(inspect_shard, path)
         self.arriving.add(name)
         try:
-            await trio.to_thread.run_sync(self._bring, path, name)
+            await trio.to_thread.run_sync(bring, path, self._folder / name)
             async with self._looking:
                 await self._shards.scan()
                 found = next((i for i in self._shards.files if i.filename == name), None)
@@ -392,33 +392,3 @@ class Seeding:
             "root": item.root,
             "piece_length": item.hashes.layout.piece_length,
         }
-
-    def _bring(self, path: Path, name: str) -> None:
-        target = self._folder / name
-        try:
-            if target.exists() and target.samefile(path):
-                return
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if os.path.lexists(target):
-                raise PlainError(
-                    f"There is another {clean(name, 80)} in the shards folder already.",
-                    "Move it away first, or give the new file another name.",
-                )
-            try:
-                os.link(path, target, follow_symlinks=False)
-            except OSError:
-                self._copy(path, target)
-        except OSError as error:
-            raise PlainError(
-                f"{clean(name, 80)} cannot be brought into the shards folder ({error.strerror}).",
-                "Check the free space and the rights of the folder.",
-            ) from error
-
-    def _copy(self, path: Path, target: Path) -> None:
-        """Another file system: copy beside, then give it its name without overwriting."""
-        temporary = target.with_name(f".{target.name}.copy")
-        try:
-            shutil.copyfile(path, temporary)
-            os.link(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)

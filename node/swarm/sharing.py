@@ -36,6 +36,7 @@ class Sharing:
         self._emit = emit
         self._limits = Limits()
         self._busy = trio.Event()
+        self._streams_open = 0
         self._meters: dict[bytes, RateMeter] = {}
         self._told: dict[bytes, tuple[int, tuple[str, ...]]] = {}
 
@@ -44,15 +45,19 @@ class Sharing:
         streams.serve(self._serve)
 
     async def _serve(self, stream: BulkStream, peer_id: str) -> None:
+        self._streams_open += 1
         self._busy.set()
-        reason = await serve(
-            stream,
-            self._library,
-            self._limits,
-            self._uploads,
-            peer_id=peer_id,
-            on_corrupt=self._corrupt,
-        )
+        try:
+            reason = await serve(
+                stream,
+                self._library,
+                self._limits,
+                self._uploads,
+                peer_id=peer_id,
+                on_corrupt=self._corrupt,
+            )
+        finally:
+            self._streams_open -= 1
         self._emit(
             ev.Problem(
                 at=time.time(),
@@ -64,15 +69,15 @@ class Sharing:
         )
 
     async def run(self) -> None:
-        """Tell what goes out, once a second while something does, until cancelled."""
+        """Tell what goes out, once a second while streams are open, until cancelled."""
         while True:
             await self._busy.wait()
             self._busy = trio.Event()
-            while self._tell():
+            while self._tell() or self._streams_open:
                 await trio.sleep(TICK_S)
 
     def _tell(self) -> bool:
-        """Whether anything is open still or was told."""
+        """Whether anything was told or is still to be told."""
         now = trio.current_time()
         peers: dict[bytes, set[str]] = {}
         for item in self._uploads.active:

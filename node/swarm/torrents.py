@@ -25,6 +25,7 @@ from node.swarm.serving import Commands
 from node.swarm.sharing import Sharing
 from node.swarm.sources import Sources
 from node.swarm.syncing import Syncing
+from node.swarm.transferring import Transferring
 from node.torrent.catalogue import Catalogue
 from node.torrent.hash_cache import HashCache
 from node.torrent.library import Library
@@ -84,19 +85,26 @@ class Torrents:
             door.emit,
             self._manifests,
         )
-        self.fetching = Fetching(
+        self.transferring = Transferring(
             self.sources,
             self.seeding,
             self.library,
             streams,
-            roots,
             self._kept,
             uploads,
             door.emit,
             folder=settings.shards_dir,
+            max_down=settings.max_down * MB or None,
+        )
+        self.fetching = Fetching(
+            self.sources,
+            self.seeding,
+            self.transferring,
+            roots,
+            door.emit,
+            folder=settings.shards_dir,
             pins=dict(_pin(item) for item in settings.pins),
             trusted=frozenset(settings.trusted),
-            max_down=settings.max_down * MB or None,
             resume=settings.fetch and settings.role == "node",
         )
         self.holding = Holding(
@@ -119,7 +127,7 @@ class Torrents:
         self.registering.attach(dht)
         self.sources.attach(dht, commands)
         self.holding.attach(commands)
-        self.fetching.provide = self._provide(dht)
+        self.transferring.provide = self._provide(dht)
         self._sharing.attach(self._streams)
         self.syncing = Syncing(
             self.sources,
@@ -131,6 +139,10 @@ class Torrents:
             serves=settings.role == "node",
         )
         self._door.tap(self.syncing.tap)
+
+    def on_moved(self, told: Callable[[int], None]) -> None:
+        """Have `told(shard_id)` called when the download of a shard begins or goes on."""
+        self.fetching.moved = self.transferring.moved = told
 
     def _provide(self, dht: Dht) -> Callable[[str], Awaitable[None]]:
         async def provide(root: str) -> None:

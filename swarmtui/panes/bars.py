@@ -8,8 +8,9 @@ from typing import ClassVar
 from rich.cells import cell_len
 from rich.segment import Segment
 
+from swarmtui.amounts import rate
 from swarmtui.commanding import Entry
-from swarmtui.panes.view import STATUS_STYLES, View
+from swarmtui.panes.view import STATUS_STYLES, View, rates
 from swarmtui.theming import Palette
 from swarmtui.widgets.panel import Panel, draw
 from swarmtui.widgets.text import Line, Span, milliseconds, names, peer_name, printable
@@ -71,11 +72,18 @@ class StatusBar(Bar):
         parts.append((0, ((peer_name(node.peer_id), "strong"),)))
         if name:
             parts.append((3, ((name, "base"),)))
-        parts.append((7, ((f"cluster {printable(node.cluster, 32)}", "dim"),)))
+        parts.append((9, ((f"cluster {printable(node.cluster, 32)}", "dim"),)))
         parts.append((0, self._readiness(view)))
         answer = sum(peer.answering for peer in state.peers.values())
         parts.append((1, (("peers ", "dim"), (f"{answer}/{len(state.peers)}", "strong"))))
         parts.append((5, (("dht ", "dim"), (str(state.routing_size), "strong"))))
+        down, up = rates(view)
+        flow: list[Span] = []
+        for arrow, value in (("↓", down), ("↑", up)):
+            if value >= 1:
+                flow += [(f"{' ' if flow else ''}{arrow} ", "dim"), (rate(value), "strong")]
+        if flow:
+            parts.append((7, tuple(flow)))
         lost = [item for item in state.bootstraps.values() if not item.connected]
         if lost:
             parts.append((2, ((f"! {len(lost)} bootstrap lost", "warn"),)))
@@ -84,7 +92,7 @@ class StatusBar(Bar):
             word = "problem" if problems == 1 else "problems"
             parts.append((2, ((f"! {problems} {word}", "warn"),)))
         if cost:
-            parts.append((6, ((cost, "dim"),)))
+            parts.append((8, ((cost, "dim"),)))
         self.set_line(_fitted(parts, self.size.width))
 
     @staticmethod
@@ -219,9 +227,9 @@ class KeyBar(Bar):
 
     def show_keys(self, keys: Sequence[tuple[str, str]]) -> None:
         """Show these keys."""
-        line: list[tuple[str, str]] = [(" ", "base")]
+        line: list[tuple[str, str]] = []
         for key, title in keys:
-            pair = [(key, "key"), (f" {title}  ", "dim")]
-            if _length(line) + _length(pair) <= self.size.width + 2:
+            pair = [("  " if line else " ", "base"), (key, "key"), (f" {title}", "dim")]
+            if _length(line) + _length(pair) <= self.size.width:
                 line += pair
         self.set_line(tuple(line))

@@ -60,7 +60,12 @@ class Pane(LiveTable):
             (f" {counts}", "dim"),
             (f"  /{wanted}" if wanted else "", "warn"),
         )
+        notes = self.notes()
+        self.set_titles(head, ((" · ".join(notes), "dim"),) if notes else ())
+
+    def notes(self) -> list[str]:
+        """What the frame says below: how it is sorted, and how much is out of sight."""
         notes = [f"sort {self.sort_title}"] if self.sort_title else []
         if self.below:
             notes.append(f"{self.below} below")
-        self.set_titles(head, ((" · ".join(notes), "dim"),) if notes else ())
+        return notes

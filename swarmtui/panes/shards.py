@@ -31,7 +31,7 @@ class ShardsPane(Pane):
         Column("HOLD", 4, "right"),
         Column("BEST PEER", 9),
         Column("RTT", 6, "right", drop=1),
-        Column("WHY", 12, grow=1, most=40),
+        Column("WHY", 13, grow=1, most=40),
         Column("SINCE", 5, "right", drop=4),
     )
 

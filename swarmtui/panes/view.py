@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import inf
 
 from node.state import Holder, Peer, Shard, State
+from swarmtui import transfers
+from swarmtui.amounts import percent
 from swarmtui.widgets.text import DASH, Ages, Span, printable
 
 STATUS_WORDS = {"LOCAL": "★ LOCAL", "ONLINE": "✓ ONLINE", "OFFLINE": "✗ OFFLINE"}
@@ -67,6 +69,11 @@ def why(view: View, shard_id: int) -> str:
     state = view.state
     shard = state.shards.get(shard_id)
     now = view.now
+    if shard is not None and shard.local.phase == "downloading":
+        item = transfers.of_shard(state, shard_id)
+        stands = item is not None and item.phase in ("paused", "stalled", "waiting", "failed")
+        word = item.phase if item is not None and stands else "download"
+        return f"{word} {percent(shard.local.progress)}"
     if shard is not None and state.status_of(shard_id) == "OFFLINE":
         heard = max(
             (
@@ -101,3 +108,9 @@ def carried_over(peer: Peer) -> str:
     first = peer.carries if peer.carries in peer.transports else next(iter(peer.transports), "")
     rest = [item for item in peer.transports if item != first]
     return f"{first} ({', '.join(rest)})" if rest else first or DASH
+
+
+def rates(view: View) -> tuple[float, float]:
+    """Bytes per second that come in and go out, of all files together."""
+    items = view.state.torrents.values()
+    return sum(transfers.down_rate(item) for item in items), sum(item.rate_up for item in items)

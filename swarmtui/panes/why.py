@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from node.errors import PlainError
-from node.state import Query, Shard
+from node.state import Query, Shard, Torrent
+from swarmtui import transfers
+from swarmtui.amounts import left, percent, rate
+from swarmtui.panes.lines import BLANK, field, head, note, step
 from swarmtui.panes.queries import short_key
 from swarmtui.panes.view import (
     STATUS_STYLES,
@@ -19,9 +22,9 @@ from swarmtui.panes.view import (
     shard_size,
     why,
 )
+from swarmtui.panes.why_torrent import explain_torrent, steps as torrent_steps
 from swarmtui.widgets.ring_log import clock
 from swarmtui.widgets.text import (
-    DASH,
     Line,
     layers,
     milliseconds,
@@ -31,46 +34,30 @@ from swarmtui.widgets.text import (
     size,
 )
 
-BLANK: Line = ()
 RECENT = 6
 
 
 def explain(view: View, kind: str, key: str) -> list[Line]:
     """The lines about one item; kinds are shard, peer, query and torrent."""
-    reader = {"shard": _shard, "peer": _peer, "query": _query, "torrent": _torrent}.get(kind)
-    return reader(view, key) if reader is not None and key else [_note("Nothing is selected.")]
+    reader = {"shard": _shard, "peer": _peer, "query": _query, "torrent": explain_torrent}.get(kind)
+    return reader(view, key) if reader is not None and key else [note("Nothing is selected.")]
 
 
-def name_of(kind: str, key: str) -> str:
+def name_of(view: View, kind: str, key: str) -> str:
     """What the item is called in a title."""
     if kind == "peer":
         return f"peer {peer_name(key)}"
     if kind == "torrent":
-        return f"torrent {printable(key, 128)[:8]}"
+        item = view.state.torrents.get(key)
+        return printable(item.filename if item is not None else key[:8], 64)
     return f"{kind} {printable(key, 32)}"
-
-
-def _field(name: str, value: str, style: str = "base") -> Line:
-    return ((f"{name:<10}", "dim"), (value or DASH, style))
-
-
-def _head(text: str) -> Line:
-    return ((text, "title"),)
-
-
-def _note(text: str) -> Line:
-    return ((text, "dim"),)
-
-
-def _step(text: str) -> Line:
-    return (("→ ", "key"), (text, "base"))
 
 
 def problem_lines(view: View, more: Sequence[PlainError] = ()) -> list[Line]:
     """The problems the node told of, newest first, and those of the console itself."""
     lines: list[Line] = []
     for error in more:
-        lines += [((error.sentence, "warn"),), _step(error.next_step), BLANK]
+        lines += [((error.sentence, "warn"),), step(error.next_step), BLANK]
     for item in view.state.problems:
         style = {"error": "bad", "warning": "warn"}.get(item.level, "base")
         lines.append(
@@ -81,11 +68,11 @@ def problem_lines(view: View, more: Sequence[PlainError] = ()) -> list[Line]:
             )
         )
         if item.next_step:
-            lines.append(_step(printable(item.next_step, 400)))
+            lines.append(step(printable(item.next_step, 400)))
         if item.detail:
-            lines.append(_note(printable(item.detail, 400)))
+            lines.append(note(printable(item.detail, 400)))
         lines.append(BLANK)
-    return lines or [_note("No problem was told of.")]
+    return lines or [note("No problem was told of.")]
 
 
 # ---------------------------------------------------------------- shards
@@ -95,7 +82,7 @@ def _shard(view: View, key: str) -> list[Line]:
     state = view.state
     shard = state.shards.get(int(key))
     if shard is None:
-        return [_note("This shard is not part of the model.")]
+        return [note("This shard is not part of the model.")]
     status = state.status_of(shard.shard_id)
     start, end = shard_layers(shard)
     local = shard.local
@@ -105,39 +92,56 @@ def _shard(view: View, key: str) -> list[Line]:
             (STATUS_WORDS[status], STATUS_STYLES[status]),
             (f"  {why(view, shard.shard_id)}", "strong"),
         ),
-        _field("layers", layers(start, end)),
-        _field("size", size(shard_size(shard))),
-        _field("model", model),
-        _field("changed", view.ages.ago(shard.changed_at)),
+        field("layers", layers(start, end)),
+        field("size", size(shard_size(shard))),
+        field("model", model),
+        field("changed", view.ages.ago(shard.changed_at)),
         BLANK,
-        _head("On this node"),
+        head("On this node"),
     ]
-    lines += _here(shard)
-    lines += [BLANK, _head(f"Holders {len(shard.holders)}")]
+    lines += _here(view, shard)
+    lines += [BLANK, head(f"Holders {len(shard.holders)}")]
     lines += _holders(view, shard)
-    lines += [BLANK, _head("Last DHT queries about it")]
+    lines += [BLANK, head("Last DHT queries about it")]
     recent = [query for query in state.queries if query.shard_id == shard.shard_id][:RECENT]
-    lines += [_query_line(query) for query in recent] or [_note("None yet.")]
-    lines += [BLANK, _head("Next step")]
+    lines += [_query_line(query) for query in recent] or [note("None yet.")]
+    lines += [BLANK, head("Next step")]
     lines += _steps(view, shard)
     return lines
 
 
-def _here(shard: Shard) -> list[Line]:
+def _here(view: View, shard: Shard) -> list[Line]:
     local = shard.local
     word = {
         "none": "no file",
         "file": "file on disk, not loaded",
-        "loading": f"loading {local.progress * 100:.0f} %",
+        "downloading": f"downloading {percent(local.progress)}",
+        "loading": f"loading {percent(local.progress)}",
         "loaded": f"in memory, read in {local.load_seconds:.1f} s",
-        "failed": "load failed",
+        "failed": "failed",
     }[local.phase]
-    lines = [_field("state", word, "bad" if local.phase == "failed" else "base")]
+    lines = [field("state", word, "bad" if local.phase == "failed" else "base")]
+    item = transfers.of_shard(view.state, shard.shard_id)
+    if item is not None and (item.moving or local.phase == "none"):
+        lines.append(field("its file", _file_words(item)))
     if local.path:
-        lines.append(_field("file", printable(local.path, 300)))
+        lines.append(field("file", printable(local.path, 300)))
     if local.sentence:
-        lines.append(_field("problem", printable(local.sentence, 400), "warn"))
+        lines.append(field("problem", printable(local.sentence, 400), "warn"))
+    elif item is not None and item.moving and transfers.trouble(item):
+        lines.append(field("problem", transfers.trouble(item), "warn"))
     return lines
+
+
+def _file_words(item: Torrent) -> str:
+    """`stalled 40 % of 1.0 GiB, 94.2 MiB/s, 12s left`, or who has it."""
+    word, _ = transfers.state_word(item)
+    if not item.moving:
+        return f"{word} {'has' if len(item.peers) == 1 else 'have'} it" if item.peers else word
+    words = f"{word} {percent(item.done / item.size)} of {size(item.size)}" if item.size else word
+    if transfers.down_rate(item) >= 1:
+        words += f", {rate(item.rate_down)}, {left(item.eta_s)} left"
+    return words
 
 
 def _holders(view: View, shard: Shard) -> list[Line]:
@@ -149,9 +153,11 @@ def _holders(view: View, shard: Shard) -> list[Line]:
     for holder in ordered[:16]:
         peer = state.peers.get(holder.peer_id)
         word, style = peer_state(view, peer) if peer is not None else ("gone", "bad")
-        phase = f"loading {holder.progress * 100:.0f} %" if holder.phase == "loading" else (
-            "loaded" if holder.loaded else "file only" if holder.phase == "file" else "not loaded"
-        )
+        phase = "loaded" if holder.loaded else {
+            "loading": f"loading {percent(holder.progress)}",
+            "downloading": f"downloading {percent(holder.progress)}",
+            "file": "file only",
+        }.get(holder.phase, "not loaded")
         rtt = f"  {milliseconds(peer.rtt_ms)}" if peer is not None and peer.answering else ""
         lines.append(
             (
@@ -162,8 +168,8 @@ def _holders(view: View, shard: Shard) -> list[Line]:
             )
         )
     if len(ordered) > 16:
-        lines.append(_note(f"and {len(ordered) - 16} more"))
-    return lines or [_note("No peer announces it.")]
+        lines.append(note(f"and {len(ordered) - 16} more"))
+    return lines or [note("No peer announces it.")]
 
 
 def _query_line(query: Query) -> Line:
@@ -180,56 +186,64 @@ def _query_line(query: Query) -> Line:
 def _steps(view: View, shard: Shard) -> list[Line]:
     state, local = view.state, shard.local
     status = state.status_of(shard.shard_id)
-    with_file = [item for item in shard.holders.values() if item.phase == "file"]
+    item = transfers.of_shard(state, shard.shard_id)
     if status == "LOCAL":
-        return [_step("Nothing to do. U unloads it from this node.")]
+        return [step("Nothing to do. U unloads it from this node.")]
     if local.phase == "loading":
-        return [_step("Wait until it is loaded.")]
+        return [step("Wait until it is loaded.")]
+    if local.phase == "downloading" and item is not None and item.moving:
+        return torrent_steps(view, item)
+    if item is not None and item.offers:
+        return torrent_steps(view, item)
+    if local.phase == "none" and item is not None and item.peers and status == "OFFLINE":
+        return [step("Press L: its file is downloaded from who has it, verified, and loaded here.")]
     if local.next_step:
-        return [_step(printable(local.next_step, 400))]
+        return [step(printable(local.next_step, 400))]
     if local.phase == "file":
-        return [_step("Press L to load it on this node: its file is on the disk.")]
+        return [step("Press L to load it on this node: its file is on the disk.")]
     if status == "ONLINE":
         near = answering(state, shard)
-        return [_step(f"Nothing to do. i asks {peer_name(near[0][1].peer_id)} how it is.")]
+        return [step(f"Nothing to do. i asks {peer_name(near[0][1].peer_id)} how it is.")]
+    with_file = [item for item in shard.holders.values() if item.phase == "file"]
     if with_file:
-        return [_step(f"Press L and choose {peer_name(with_file[0].peer_id)}: it has the file.")]
+        name = peer_name(with_file[0].peer_id)
+        return [step(f"Press L: {name} has the file and can load it, or this node downloads it.")]
     if shard.holders:
-        return [_step("Its holders do not answer. Press 2 to see them; they are dialled again.")]
+        return [step("Its holders do not answer. Press 2 to see them; they are dialled again.")]
     where = printable(state.node.shards_dir, 200) if state.node is not None else "the folder"
     return [
-        _step(f"Put shard-{shard.shard_id}.gguf into {where} and press L, or start a node with"),
-        ((f"  swarmtui --shard {shard.shard_id}", "strong"),),
+        step(f"Nobody is known to have its file. Put shard-{shard.shard_id}.gguf into {where},"),
+        (("  or start a node that has it; then press L.", "base"),),
     ]
 
 
-# ---------------------------------------------------------------- peers, queries, torrents
+# ---------------------------------------------------------------- peers, queries
 
 
 def _peer(view: View, key: str) -> list[Line]:
     peer = view.state.peers.get(key)
     if peer is None:
-        return [_note("This peer is gone.")]
+        return [note("This peer is gone.")]
     word, style = peer_state(view, peer)
     lines: list[Line] = [
         ((word, style), (f"  {printable(peer.note, 200)}", "base")),
-        _field("peer id", printable(peer.peer_id, 128), "strong"),
-        _field("agent", printable(peer.agent, 128)),
-        _field("role", "bootstrap node" if peer.bootstrap else "node"),
-        _field("over", carried_over(peer) if peer.transports else "not connected"),
-        _field("direction", peer.direction),
-        _field("rtt", milliseconds(peer.rtt_ms)),
-        _field("heard", view.ages.ago(peer.heard_at)),
-        _field("connected", view.ages.ago(peer.connected_at if peer.connected else 0)),
-        _field("found by", peer.source),
-        _field("shards", names(held_by(view.state, key)) or "none loaded"),
+        field("peer id", printable(peer.peer_id, 128), "strong"),
+        field("agent", printable(peer.agent, 128)),
+        field("role", "bootstrap node" if peer.bootstrap else "node"),
+        field("over", carried_over(peer) if peer.transports else "not connected"),
+        field("direction", peer.direction),
+        field("rtt", milliseconds(peer.rtt_ms)),
+        field("heard", view.ages.ago(peer.heard_at)),
+        field("connected", view.ages.ago(peer.connected_at if peer.connected else 0)),
+        field("found by", peer.source),
+        field("shards", names(held_by(view.state, key)) or "none loaded"),
         BLANK,
-        _head("Addresses"),
+        head("Addresses"),
     ]
     lines += [((printable(item, 200), "base"),) for item in peer.addresses[:8]] or [
-        _note("None known.")
+        note("None known.")
     ]
-    lines += [BLANK, _head("Commands and messages")]
+    lines += [BLANK, head("Commands and messages")]
     rows = [row for row in view.state.commands if row.peer_id == key][:RECENT]
     for row in rows:
         arrow = "→" if row.direction == "out" else "←"
@@ -242,28 +256,28 @@ def _peer(view: View, key: str) -> list[Line]:
             )
         )
     if not rows:
-        lines.append(_note("None yet."))
-    lines += [BLANK, _head("Next step")]
+        lines.append(note("None yet."))
+    lines += [BLANK, head("Next step")]
     if peer.answering:
-        lines.append(_step("i asks it for its status, m sends it a message."))
+        lines.append(step("i asks it for its status, m sends it a message."))
     elif peer.quarantined_until > view.now:
-        lines.append(_step("It is left out of DHT work until then, and pinged meanwhile."))
+        lines.append(step("It is left out of DHT work until then, and pinged meanwhile."))
     else:
-        lines.append(_step("It is dialled again by itself. See whether its machine is up."))
+        lines.append(step("It is dialled again by itself. See whether its machine is up."))
     return lines
 
 
 def _query(view: View, key: str) -> list[Line]:
     query = next((item for item in view.state.queries if str(item.query_id) == key), None)
     if query is None:
-        return [_note("This query is no longer remembered.")]
+        return [note("This query is no longer remembered.")]
     lines: list[Line] = [
         _query_line(query),
-        _field("key", printable(query.key, 300), "strong"),
-        _field("short", short_key(query.key, query.shard_id)),
-        _field("found", str(query.found)),
+        field("key", printable(query.key, 300), "strong"),
+        field("short", short_key(query.key, query.shard_id)),
+        field("found", str(query.found)),
         BLANK,
-        _head(f"Peers asked {len(query.asked)}"),
+        head(f"Peers asked {len(query.asked)}"),
     ]
     for answer in query.asked:
         bad = answer.result in ("timeout", "error", "refused")
@@ -276,22 +290,5 @@ def _query(view: View, key: str) -> list[Line]:
             )
         )
     if not query.asked:
-        lines.append(_note("Nobody yet." if query.duration_ms is None else "Nobody was asked."))
-    return lines
-
-
-def _torrent(view: View, key: str) -> list[Line]:
-    item = view.state.torrents.get(key)
-    if item is None:
-        return [_note("This file is no longer known.")]
-    lines: list[Line] = [
-        ((printable(item.filename, 300), "strong"),),
-        _field("info hash", printable(item.info_hash, 128)),
-        _field("size", f"{size(item.size)} ({item.size:,} bytes)"),
-        _field("shard", str(item.shard_id) if item.shard_id is not None else DASH),
-        _field("here", "yes, on this node's disk" if item.local else "no"),
-        BLANK,
-        _head(f"Peers that have it {len(item.peers)}"),
-    ]
-    lines += [((peer_name(peer), "base"),) for peer in item.peers[:32]] or [_note("None known.")]
+        lines.append(note("Nobody yet." if query.duration_ms is None else "Nobody was asked."))
     return lines

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from node.errors import PlainError
 from node.requests import LOAD, SEND, UNLOAD
 from swarmtui.actions import BINARY, cli_line
+from swarmtui.amounts import percent
 from swarmtui.commanding import answer_lines
 from swarmtui.panes.view import View, answering, peer_state
 from swarmtui.panes.why import problem_lines
 from swarmtui.screens.detail import help_lines
 from swarmtui.screens.dialog import ConfirmDialog, InputDialog, KeyDialog
+from swarmtui.transfers import shard_of
 from swarmtui.widgets.text import Ages, Line, milliseconds, peer_name, printable, size
 
 if TYPE_CHECKING:
@@ -68,14 +70,14 @@ class Commands:
         self.tui.notice = ""
         self.redraw()
 
-    def _tell(self, notice: str) -> None:
+    def tell(self, notice: str) -> None:
         self.tui.notice = notice
         self.redraw()
 
     def action_status_of_selected(self) -> None:
         target = self._target()
         if target is None:
-            self._tell("Nobody to ask: no peer is selected. Press 2 to choose one.")
+            self.tell("Nobody to ask: no peer is selected. Press 2 to choose one.")
         else:
             self.send("GET_STATUS", target)
 
@@ -104,7 +106,7 @@ class Commands:
     def action_message(self) -> None:
         state = self.view().state
         if not state.peers:
-            self._tell("Nobody to write to: no peer has been found yet.")
+            self.tell("Nobody to write to: no peer has been found yet.")
             return
         targets = [(ALL, f"all {len(state.peers)} peers"), *_peer_targets(self.view())]
         chosen = _index(targets, self._target())
@@ -115,7 +117,7 @@ class Commands:
                 if text.strip():
                     self.send("MESSAGE", to, text=text)
                 else:
-                    self._tell("Nothing was sent: the message was empty.")
+                    self.tell("Nothing was sent: the message was empty.")
 
         self.tui.push_screen(InputDialog("Test message", targets, chosen), sent)
 
@@ -143,22 +145,32 @@ class Commands:
         loaded = {peer_id for peer_id, holder in shard.holders.items() if holder.loaded}
         targets += [item for item in _peer_targets(self.view()) if item[0] in loaded]
         if not targets:
-            self._tell(f"Nobody has shard {shard_id} loaded: there is nothing to unload.")
+            self.tell(f"Nobody has shard {shard_id} loaded: there is nothing to unload.")
             return
         self._confirm("UNLOAD_SHARD", shard_id, targets, 0)
 
     def _shard(self) -> int | None:
+        """The shard meant: of the selected file, else the one under the shards pane's cursor."""
+        kind, key = self.selected
+        item = self.view().state.torrents.get(key) if kind == "torrent" else None
+        if item is not None:
+            shard_id = shard_of(item)
+            if shard_id in self.view().state.shards:
+                return shard_id
+            self.tell(f"{printable(item.filename, 80)} holds no shard of this model.")
+            return None
         cursor = self.panes[1].cursor
         if cursor is None or int(cursor) not in self.view().state.shards:
-            self._tell("No shard is selected. Press 1 to choose one.")
+            self.tell("No shard is selected. Press 1 to choose one.")
             return None
         return int(cursor)
 
     def _here(self, state: State, shard_id: int) -> str:
         local = state.shards[shard_id].local
         words = {
-            "none": "no file here",
+            "none": "no file here yet: it is downloaded and verified first",
             "file": f"file on disk, {size(local.size)}",
+            "downloading": f"already downloading, {percent(local.progress)}",
             "loading": "already loading",
             "loaded": "already loaded",
             "failed": "failed before",
@@ -189,7 +201,7 @@ class Commands:
 
         def answered(to: str | None) -> None:
             if to is None:
-                self._tell(f"{command} {shard_id} was not sent.")
+                self.tell(f"{command} {shard_id} was not sent.")
             else:
                 self.send(command, to, shard_id=shard_id)
 
@@ -207,7 +219,7 @@ class Commands:
     def action_answer(self) -> None:
         entry = self.tui.commander.last
         if entry is None:
-            self._tell("No command was sent yet.")
+            self.tell("No command was sent yet.")
             return
         self.tui.push_detail(f"Answer to {entry.command}", lambda view: answer_lines(entry))
 
@@ -219,10 +231,10 @@ class Commands:
         elif entry is not None:
             text = entry.cli
         else:
-            self._tell("No command was sent yet.")
+            self.tell("No command was sent yet.")
             return
         self.tui.copy_to_clipboard(text)
-        self._tell(f"Copied: {text}")
+        self.tell(f"Copied: {text}")
 
     def action_problems(self) -> None:
         unread = self.tui.themes.problems
@@ -237,13 +249,13 @@ class Commands:
         self.tui.push_screen(InputDialog("Show only what holds", (), 0, before), done)
 
     def action_theme(self) -> None:
-        self._tell(self.tui.next_theme())
+        self.tell(self.tui.next_theme())
 
     def action_bundle(self) -> None:
         app = self.tui
         door = app.door
         if door is None:
-            self._tell("The node is still starting: there is nothing to report yet.")
+            self.tell("The node is still starting: there is nothing to report yet.")
             return
         entry = app.commander.begin("bug report", "file", f"{BINARY} bundle")
         text, picture = app.screen_text(), app.export_screenshot(title="swarmtui")

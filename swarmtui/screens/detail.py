@@ -35,14 +35,21 @@ class DetailScreen(Screen[None]):
             self.action = action
 
     def __init__(
-        self, title: str, lines: Lines, now: Callable[[], View], *, commands: bool = True
+        self,
+        title: str,
+        lines: Lines,
+        now: Callable[[], View],
+        keys: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """now gives the present view, for the first drawing and after a resize."""
+        """now gives the present view, for the first drawing and after a resize.
+
+        keys: the keys of the main screen that the footer offers here, with their titles.
+        """
         super().__init__()
         self._title = title
         self._lines = lines
         self._now = now
-        self._commands = commands
+        self._keys = list(keys)
         self._pane = TextPane(id="text")
 
     def compose(self) -> ComposeResult:
@@ -50,9 +57,7 @@ class DetailScreen(Screen[None]):
         yield KeyBar(id="keys")
 
     def on_resize(self) -> None:
-        keys = [("esc", "Back"), ("↑ ↓ pgup pgdn", "Scroll")]
-        if self._commands:
-            keys += [(item.shown, item.title) for item in ACTIONS if item.detail]
+        keys = [("esc", "Back"), ("↑ ↓ pgup pgdn", "Scroll"), *self._keys]
         self.query_one("#keys", KeyBar).show_keys(keys)
         self.call_after_refresh(lambda: self.update_view(self._now()))
 
@@ -83,7 +88,8 @@ class DetailScreen(Screen[None]):
 def help_lines() -> list[Line]:
     """The help: the action table, group by group, with the command lines."""
     lines: list[Line] = [
-        (("Small letters look and ask. Capitals change something, and ask first.", "base"),),
+        (("Small letters look and ask. Capitals change something and ask first,", "base"),),
+        (("except P: the same key takes it back.", "base"),),
         (("★ LOCAL", "local"), ("   loaded in this node's memory", "base")),
         (("✓ ONLINE", "online"), ("  a holder has it loaded and answered within 15 s", "base")),
         (("✗ OFFLINE", "offline"), (" neither; the WHY column says what is the matter", "base")),

@@ -24,6 +24,7 @@ from swarmtui.panes.view import View
 from swarmtui.panes.why import explain, name_of
 from swarmtui.screens.commands import Commands
 from swarmtui.screens.detail import DetailScreen
+from swarmtui.screens.transfers import Transfers
 from swarmtui.widgets.ring_log import RingLog, log_spans
 from swarmtui.widgets.table import LiveTable
 from swarmtui.widgets.text import Ages, Line, printable
@@ -44,7 +45,7 @@ def door_lost(door: Door) -> str:
     return printable(str(getattr(door, "lost", "")), 60)
 
 
-class MainScreen(Commands, Screen[None]):
+class MainScreen(Commands, Transfers, Screen[None]):
     """Panes, bars and the tick that updates them."""
 
     BINDINGS: ClassVar[list[Binding]] = bindings()  # type: ignore[assignment]
@@ -228,7 +229,7 @@ class MainScreen(Commands, Screen[None]):
         self.query_one("#status", StatusBar).update_view(view, app.label, app.cost)
         self.query_one("#coverage", CoverageBar).update_view(view)
         self.query_one("#command", CommandStrip).update_view(view, app.commander.last, app.notice)
-        self.query_one("#keys", KeyBar).show_keys(footer())
+        self.query_one("#keys", KeyBar).show_keys(footer(self.selected[0]))
 
     def _draw_detail(self, view: View) -> None:
         detail = self.query_one("#detail", TextPane)
@@ -238,7 +239,7 @@ class MainScreen(Commands, Screen[None]):
         lines: list[Line] = explain(view, kind, key) if not view.waiting else []
         detail.show(lines)
         below = ((f"{detail.below} below · enter opens", "dim"),) if detail.below else ()
-        detail.set_titles((("Why: ", "title"), (name_of(kind, key), "strong")), below)
+        detail.set_titles((("Why: ", "title"), (name_of(view, kind, key), "strong")), below)
 
     def on_screen_resume(self) -> None:
         if self.mode:
@@ -260,8 +261,8 @@ class MainScreen(Commands, Screen[None]):
         pane = message.table
         if isinstance(pane, Pane) and pane.cursor is not None:
             kind, key = pane.KIND, pane.cursor
-            title = f"Why: {name_of(kind, key)}"
-            self.tui.push_detail(title, lambda view: explain(view, kind, key))
+            title = f"Why: {name_of(self.view(), kind, key)}"
+            self.tui.push_detail(title, lambda view: explain(view, kind, key), kind=kind)
 
     def on_ring_log_opened(self, message: RingLog.Opened) -> None:
         lines = [log_spans(line) for line in message.ring_log.in_view()]

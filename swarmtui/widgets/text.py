@@ -12,13 +12,13 @@ from math import inf
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from node.clean import clean, short_id
+from swarmtui.amounts import DASH as DASH, duration as duration, size as size
 
 Span = tuple[str, str]
 """Text and the name of its style in the palette."""
 
 Line = tuple[Span, ...]
 
-DASH = "—"
 LONGEST = 4096
 
 
@@ -141,17 +141,6 @@ class Ages:
         return since + self.seconds(since) if since > 0 else self.now
 
 
-def duration(seconds: float) -> str:
-    """`42s`, `3m`, `2h`, `4d`."""
-    if seconds < 60:
-        return f"{seconds:.0f}s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f}m"
-    if seconds < 86400:
-        return f"{seconds // 3600:.0f}h"
-    return f"{seconds // 86400:.0f}d"
-
-
 def milliseconds(value: float | None) -> str:
     """`<1 ms`, `840 ms`, `12.3 s`; a dash for None."""
     if value is None:
@@ -159,15 +148,6 @@ def milliseconds(value: float | None) -> str:
     if value < 1:
         return "<1 ms"
     return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.1f} s"
-
-
-def size(count: int) -> str:
-    """Bytes in binary units, as humanize writes them, short: `1.9 GiB`; a dash for none."""
-    if count <= 0:
-        return DASH
-    from humanize import naturalsize
-
-    return str(naturalsize(count, binary=True)).replace(" Bytes", " B").replace(" Byte", " B")
 
 
 def layers(start: int, end: int) -> str:

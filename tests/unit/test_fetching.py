@@ -17,8 +17,9 @@ from transfer_kit import Published, Shelf, memory_streams
 from node import events as ev
 from node.errors import PlainError
 from node.network.identity import Identity, verify
-from node.swarm import fetching as module
-from node.swarm.fetching import Fetching, Job
+from node.swarm.fetching import Fetching
+from node.swarm.job import Job, Unfound
+from node.swarm.transferring import Transferring
 from node.torrent.catalogue import Catalogue
 from node.torrent.disk_errors import DiskFullError
 from node.torrent.files import info_hash
@@ -102,20 +103,23 @@ class Bench:
         self.seeding = FakeSeeding()
         self.streams = FakeStreams(nursery)
         self.ended: list[Job] = []
-        settings: dict[str, Any] = {
-            "pins": {},
-            "trusted": frozenset(),
-            "max_down": None,
-            "resume": False,
-        }
-        self.fetching = Fetching(
+        transferring = Transferring(
             self.sources,  # type: ignore[arg-type]
             self.seeding,  # type: ignore[arg-type]
             Library(),
             self.streams,  # type: ignore[arg-type]
-            KnownRoots(tmp_path / "roots.json"),
             ManifestStore(tmp_path / "manifests", verify),
             Uploads(),
+            self.events.append,
+            folder=self.folder,
+            max_down=options.pop("max_down", None),
+        )
+        settings: dict[str, Any] = {"pins": {}, "trusted": frozenset(), "resume": False}
+        self.fetching = Fetching(
+            self.sources,  # type: ignore[arg-type]
+            self.seeding,  # type: ignore[arg-type]
+            transferring,
+            KnownRoots(tmp_path / "roots.json"),
             self.events.append,
             folder=self.folder,
             **{**settings, **options},
@@ -194,7 +198,7 @@ async def test_the_plan_waits_and_others_are_told_that_nobody_has_it(
         asked = bench.fetching.want("shard-2.gguf", wanted_by="operator")
         with trio.fail_after(60):
             await asked.ended.wait()
-        assert isinstance(asked.error, module.Unfound)
+        assert isinstance(asked.error, Unfound)
         assert asked.error.sentence == "shard-2.gguf cannot be fetched: no peer offers it."
         await trio.sleep(3600)
         assert not waiting.ended.is_set()

@@ -358,6 +358,20 @@ def test_a_stalled_peer_is_snubbed_then_closed_and_recovers_with_data() -> None:
     assert picker.tick(60.0).close == [("a", "sent nothing for 30 s")]
 
 
+@pytest.mark.parametrize("per_s", [2, 8, 40])
+def test_a_peer_that_falls_silent_at_full_speed_is_snubbed_after_five_seconds(per_s: int) -> None:
+    """Its rate falls while nothing comes: that must not make the silence look expected."""
+    picker = Picker(Layout(4096 * PIECE, PIECE), seed=1)
+    picker.add_peer("a", None)
+    step = 1 / per_s
+    for number in range(5 * per_s):
+        picker.want("a", number * step)
+        deliver(picker, "a", (number + 1) * step, 1)
+    picker.want("a", 5.0)
+    found = [second for second in range(6, 20) if picker.tick(float(second)).snubbed]
+    assert len(found) == 1 and found[0] <= 5 + 5
+
+
 def test_a_crawling_peer_is_closed_only_where_another_could_serve() -> None:
     for others in (True, False):
         layout = Layout(64 * MIB, 16 * KIB)
