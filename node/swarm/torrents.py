@@ -14,6 +14,7 @@ from node.network.dht import Dht
 from node.network.identity import Identity, verify
 from node.network.peers import Peers
 from node.settings import Settings
+from node.shards.inspect import shard_id_of
 from node.shards.service import Shards
 from node.swarm import keys
 from node.swarm.announcements import Book
@@ -58,7 +59,7 @@ class Torrents:
         self.library = Library()
         self._kept = ManifestStore(settings.node_data_dir / "manifests", verify)
         self._verify = verify
-        catalogue = Catalogue(verify)
+        catalogue = Catalogue(verify, primary=self._is_shard)
         roots = KnownRoots(settings.roots_path)
         uploads = Uploads(max_up=settings.max_up * MB or None)
         self.registering = Registering(
@@ -139,6 +140,10 @@ class Torrents:
             serves=settings.role == "node",
         )
         self._door.tap(self.syncing.tap)
+
+    def _is_shard(self, filename: str) -> bool:
+        shard_id = shard_id_of(filename)
+        return shard_id is not None and shard_id < self._total()
 
     def on_moved(self, told: Callable[[int], None]) -> None:
         """Have `told(shard_id)` called when the download of a shard begins or goes on."""

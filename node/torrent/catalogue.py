@@ -16,7 +16,8 @@ from node.torrent.trust import Offer, offers_of
 
 MAX_FILES = 1024
 MAX_FILES_PER_PEER = 256
-MAX_ROOTS_PER_FILE = 16
+MAX_SIZES = 16
+"""Info hashes under one file name: more are a flood."""
 
 
 class Entry(NamedTuple):
@@ -27,11 +28,21 @@ class Entry(NamedTuple):
 
 
 class Catalogue:
-    """Files of others by info hash. Bounded: the first to come stay when it is full."""
+    """Files of others by info hash. Bounded: the first to come stay when it is full.
 
-    def __init__(self, verify: Verifier, clock: Callable[[], float] = time.time) -> None:
+    Only a file that `primary(filename)` names (a shard of the cluster) takes the place of one that
+    it does not: invented names cannot lock shards out.
+    """
+
+    def __init__(
+        self,
+        verify: Verifier,
+        clock: Callable[[], float] = time.time,
+        primary: Callable[[str], bool] = lambda filename: False,
+    ) -> None:
         self._verify = verify
         self._clock = clock
+        self._primary = primary
         self._entries: dict[str, dict[tuple[str, str], Entry]] = {}
         self._peers: dict[tuple[str, str], set[str]] = {}
         self._by_peer: dict[str, set[tuple[str, str]]] = {}
@@ -48,10 +59,7 @@ class Catalogue:
         found = manifest or self.read(raw)
         publishers = self._entries.get(found.info_hash)
         if publishers is None:
-            if len(self._entries) >= MAX_FILES:
-                self._drop_expired()
-            if len(self._entries) >= MAX_FILES:
-                raise ManifestRefusedError("manifest", "the list of files is full")
+            self._make_room(found.filename)
             publishers = {}
         key = (found.root, found.publisher)
         mine = [item for item in publishers if item[1] == found.publisher]
@@ -69,6 +77,23 @@ class Catalogue:
         for peer_id in peers:
             news |= self._add_peer(found.info_hash, found.root, peer_id)
         return news
+
+    def _make_room(self, filename: str) -> None:
+        if len(self._entries) >= MAX_FILES:
+            self._drop_expired()
+        if len(self._entries) >= MAX_FILES and self._primary(filename):
+            other = next((key for key in self._entries if not self._is_primary(key)), None)
+            if other is not None:
+                del self._entries[other]
+        if len(self._entries) >= MAX_FILES:
+            raise ManifestRefusedError("manifest", "the list of files is full")
+        if len(self.named(filename)) >= MAX_SIZES:
+            raise ManifestRefusedError("size", f"{MAX_SIZES} sizes of this file are known already")
+
+    def _is_primary(self, info_hash: str) -> bool:
+        return any(
+            self._primary(item.manifest.filename) for item in self._entries[info_hash].values()
+        )
 
     def _add_peer(self, info_hash: str, root: str, peer_id: str) -> bool:
         place = (info_hash, root)

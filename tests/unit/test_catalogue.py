@@ -142,3 +142,30 @@ def test_what_was_read_can_be_entered_without_reading_it_again(catalogue: Catalo
     assert catalogue.take(raw, [], read)
     assert catalogue.entries(KEY)[0].raw == raw
     assert catalogue.peers_with(KEY, read.root) == set()
+
+
+def test_invented_names_do_not_lock_shards_out(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FILES", 4)
+    catalogue = Catalogue(verify, clock, primary=lambda name: name.startswith("shard-"))
+    for number in range(4):
+        catalogue.take(manifest(name=f"f{number}.gguf"), ["evil"])
+    for number in range(4):
+        assert catalogue.take(manifest(TWO, name=f"shard-{number}.gguf"), ["p1"])
+        with pytest.raises(ManifestRefusedError, match="full"):
+            catalogue.take(manifest(name=f"more{number}.gguf"), ["evil"])
+    assert [catalogue.named(f"shard-{number}.gguf") != [] for number in range(4)] == [True] * 4
+    with pytest.raises(ManifestRefusedError, match="full"):
+        catalogue.take(manifest(TWO, name="shard-9.gguf"), ["p1"])
+
+
+def test_the_sizes_under_one_name_are_bounded(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SIZES", 2)
+    for size in (SIZE, SIZE + 1):
+        catalogue.take(manifest(size=size), ["p1"])
+    with pytest.raises(ManifestRefusedError, match="sizes"):
+        catalogue.take(manifest(size=SIZE + 2), ["p1"])
+    catalogue.take(manifest(TWO), ["p2"])
