@@ -36,6 +36,7 @@ Emit = Callable[[ev.Event], None]
 AT_ONCE = 2
 """Downloads that move at the same time; more would only share the same disk and line."""
 LOOK_AGAIN_S = 12.0
+LOOK_PAUSE_S = 0.5
 GIVE_UP_S = 10.0
 """How long one that is not in the plan looks for somebody who has the file."""
 RETRY_S = 60.0
@@ -293,6 +294,7 @@ class Fetching:
         """Look until one content is chosen. Raises PlainError when a person must decide."""
         reason = ""
         while True:
+            looked = trio.current_time()
             found = await self._sources.look_for(job.filename, job.shard_id)
             catalogue = self._sources.catalogue
             decision = choose(
@@ -322,6 +324,8 @@ class Fetching:
                 self._emit(looking_event(job, "waiting", f"{reason[:1].upper()}{reason[1:]}."))
             left = LOOK_AGAIN_S if job.patient else min(LOOK_AGAIN_S, GIVE_UP_S - waited)
             await self._sources.news(max(left, 0.1))
+            # Announcements may come many a second; each look is several DHT queries.
+            await trio.sleep_until(looked + LOOK_PAUSE_S)
 
     async def _check_room(self, job: Job) -> None:
         """Refuse what does not fit before the first byte; a part that is there counts."""

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from node.errors import PlainError
 from node.torrent import hashing, merkle
@@ -18,6 +18,8 @@ from node.torrent.limits import HASH_BYTES, KIB, LEAF_BYTES, MIB
 from node.torrent.sizes import Layout
 
 PIECES = [16 * KIB, 32 * KIB, 64 * KIB, 256 * KIB, 1 * MIB]
+OUR_LENGTHS = [KIB << shift for shift in range(8, 13)]
+"""Those of the table for files up to 64 GiB."""
 EDGES = sorted(
     {
         max(0, piece * factor + delta)
@@ -66,6 +68,66 @@ def test_roots_and_layers_equal_libtorrents(tmp_path: Path, piece_length: int) -
         assert len(ours.leaves) == ours.layout.leaves * HASH_BYTES
         assert merkle.climb(ours.leaves, 0, ours.layout.height) == root
         path.unlink()
+
+
+@st.composite
+def sizes_near_pieces(draw: st.DrawFn) -> tuple[int, int]:
+    """(size, piece length): any size, and often one at the edge of a leaf, a block or a piece."""
+    piece_length = draw(st.sampled_from(OUR_LENGTHS))
+    whole = draw(st.integers(0, max(2, 6 * MIB // piece_length)))
+    rest = draw(
+        st.one_of(
+            st.integers(0, min(piece_length, 3 * MIB) - 1),
+            st.builds(
+                lambda unit, count, delta: unit * count + delta,
+                st.sampled_from([LEAF_BYTES, 256 * KIB]),
+                st.integers(0, 8),
+                st.integers(-2, 2),
+            ),
+        )
+    )
+    return max(1, whole * piece_length + rest), piece_length
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@given(cut=sizes_near_pieces())
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_any_size_with_any_piece_length_of_ours_equals_libtorrents(
+    tmp_path: Path, cut: tuple[int, int]
+) -> None:
+    pytest.importorskip("libtorrent", reason="libtorrent is the oracle of this test")
+    size, piece_length = cut
+    path = tmp_path / "f"
+    path.write_bytes(noise(size))
+    ours = hash_file(path, piece_length)
+    root, layer = oracle(path, piece_length)
+    assert (ours.root, ours.layer) == (root, layer or root)
+    assert merkle.layer_matches(ours.layer, ours.layout, root)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_tiny_files(tmp_path: Path, count: int) -> None:
+    lt = pytest.importorskip("libtorrent", reason="libtorrent is the oracle of this test")
+    folder = tmp_path / "many"
+    folder.mkdir()
+    storage = lt.file_storage()
+    for number in range(count):
+        path = folder / f"{number:05}.gguf"
+        path.write_bytes(noise(number % 40, number))
+        storage.add_file(f"many/{path.name}", number % 40)
+    torrent = lt.create_torrent(storage, 256 * KIB, lt.create_torrent.v2_only)
+    lt.set_piece_hashes(torrent, str(tmp_path))
+    tree = torrent.generate()[b"info"][b"file tree"]
+    tree = tree.get(b"many", tree)
+    for number in range(count):
+        name = f"{number:05}.gguf"
+        root = tree[name.encode()][b""].get(b"pieces root", bytes(32))
+        assert hash_file(folder / name, 256 * KIB).root == root, number
 
 
 def test_an_empty_file_has_the_padding_as_its_root(tmp_path: Path) -> None:
