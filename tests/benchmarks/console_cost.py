@@ -34,7 +34,7 @@ PATIENCE_S = 30.0
 class Terminal:
     """A process in a pseudo-terminal of 120x40, and a screen that reads it."""
 
-    def __init__(self, home: Path, args: list[str]) -> None:
+    def __init__(self, home: Path, args: list[str], module: str = "swarmtui") -> None:
         self.screen = pyte.Screen(COLUMNS, ROWS)
         self._stream = pyte.ByteStream(self.screen)
         self.master, slave = pty.openpty()
@@ -42,7 +42,7 @@ class Terminal:
         environ = clean_environment(home, TERM="xterm-256color", COLORTERM="truecolor")
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "swarmtui", *args],
+            [sys.executable, "-m", module, *args],
             stdin=slave,
             stdout=slave,
             stderr=slave,
