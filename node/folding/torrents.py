@@ -12,6 +12,7 @@ from node.state import MAX_TORRENTS, State, Torrent
 
 MAX_BLAMED = 8
 MAX_LISTED_PEERS = 256
+LOOKING = frozenset(["resolving", "waiting"])
 _PENDING = "?"
 
 
@@ -184,7 +185,7 @@ def _wanted(state: State, event: ev.TransferWanted) -> State:
         next_step="",
         offers=(),
     )
-    return _shard_downloading(state, event.shard_id, event.at, 0.0)
+    return state
 
 
 @on(ev.TransferChanged)
@@ -215,6 +216,8 @@ def _changed(state: State, event: ev.TransferChanged) -> State:
         sources=event.sources,
         piece_map=event.piece_map,
     )
+    if event.phase in LOOKING:
+        return state  # nothing is on its way: the shard still has no file
     share = event.done / event.size if event.size else 0.0
     return _shard_downloading(state, event.shard_id, event.at, share)
 

@@ -97,8 +97,12 @@ class Shards:
 
     def _gone(self, shard_id: int) -> None:
         """A file vanished. What is loaded stays loaded: the weights are in memory or mapped."""
-        if self.is_loaded(shard_id):
-            return
+        if not self.is_loaded(shard_id):
+            self.say_missing(shard_id)
+            self.changed(shard_id)
+
+    def say_missing(self, shard_id: int) -> None:
+        """Tell that there is no file for a shard."""
         error = self.missing_message(shard_id)
         self._emit(
             ev.ShardFileMissing(
@@ -109,7 +113,6 @@ class Shards:
                 next_step=error.next_step,
             )
         )
-        self.changed(shard_id)
 
     async def _inspect(self, shard_id: int) -> ShardFile | None:
         """Read the header of a shard file; says in an event what is wrong with a bad one."""
@@ -166,8 +169,8 @@ class Shards:
         return PlainError(
             f"There is no file for shard {shard_id}: looked for"
             f" {self.folder / shard_filename(shard_id)}.",
-            f"Cut a model with 'swarmtui split MODEL.gguf --shards {self._total}"
-            f" --out {self.folder}', or copy the file there.",
+            "Start a node that has it, copy the file there, or cut a model: 'swarmtui split"
+            f" MODEL.gguf --shards {self._total} --out {self.folder}'.",
         )
 
     async def load(self, shard_id: int) -> ShardFile:
@@ -187,17 +190,8 @@ class Shards:
             path = self.folder / shard_filename(shard_id)
             try:
                 if not await trio.Path(path).exists():
-                    error = self.missing_message(shard_id)
-                    self._emit(
-                        ev.ShardFileMissing(
-                            at=time.time(),
-                            shard_id=shard_id,
-                            looked_in=str(self.folder),
-                            sentence=error.sentence,
-                            next_step=error.next_step,
-                        )
-                    )
-                    raise error
+                    self.say_missing(shard_id)
+                    raise self.missing_message(shard_id)
                 return await self._load(shard_id, path)
             finally:
                 self.changed(shard_id)

@@ -95,6 +95,7 @@ class Holding:
             return
         if trio.current_time() < self._retry_at.get(name, 0.0):
             return
+        self._shards.say_missing(shard_id)
         self._fetching.want(name, wanted_by="plan", load=True, patient=True)
 
     # ------------------------------------------------------------ LOAD_SHARD

@@ -311,10 +311,11 @@ class Picker(Board):
             if waited is None:
                 continue
             rate = source.window.rate.value(now)
-            block_s = BLOCK_BYTES / rate if rate else 0.0
             if waited >= CLOSE_AFTER_S:
                 result.close.append((source.name, f"sent nothing for {waited:.0f} s"))
-            elif waited >= max(STALL_S, STALL_BLOCKS * block_s) and not source.window.snubbed:
+            elif (
+                waited >= max(STALL_S, STALL_BLOCKS * source.block_s) and not source.window.snubbed
+            ):
                 result.snubbed.append(source.name)
                 source.window.snub()
                 result.cancels.extend(self._release(source, now))

@@ -68,6 +68,8 @@ class Source:
 
     open: block -> when it was asked for; late: cancelled blocks that may still cross on the wire
     owned: the pieces ASSIGNED to it, in order; bits: the pieces it has, unless it has everything
+    block_s: seconds a block took by the rate when the last one came, 0 while unknown; the rate now
+    would not do to tell a stall, since it falls while nothing comes
     """
 
     def __init__(self, name: str, pieces: int, *, everything: bool) -> None:
@@ -82,6 +84,7 @@ class Source:
         self.late: dict[Block, None] = {}
         self.owned: dict[int, None] = {}
         self.scanned = -1
+        self.block_s = 0.0
         self._waiting_since: float | None = None
         self._slow_since: float | None = None
 
@@ -115,6 +118,8 @@ class Source:
         if data:
             waited = math.inf if asked_at is None else now - asked_at
             self.window.arrived(block.length, waited, now)
+            rate = self.window.rate.value(now)
+            self.block_s = BLOCK_BYTES / rate if rate else 0.0
         self._waiting_since = now if self.open else None
         self._rest(now)
         return True

@@ -38,20 +38,27 @@ class VerifiedPiece:
 
 
 def check_piece(
-    layout: Layout, layer: bytes, piece: int, data: Buffer | Sequence[Buffer]
+    layout: Layout,
+    layer: bytes,
+    piece: int,
+    data: Buffer | Sequence[Buffer],
+    found: bytes | None = None,
 ) -> VerifiedPiece:
     """Hash `data` against node `piece` of the proven piece layer; BadPieceError unless it matches.
 
     `data` is the piece, or its blocks in order (each but the last a multiple of 16 KiB), which are
-    then never copied together. Releases the GIL while hashing: call it from a worker thread.
-    IndexError outside the file.
+    then never copied together. `found` is the hash of just these bytes where another process of
+    this node made it already (`hash_helper`). Releases the GIL while hashing: call it from a worker
+    thread. IndexError outside the file.
     """
     parts = (data,) if isinstance(data, bytes | bytearray | memoryview) else tuple(data)
     if sum(len(part) for part in parts) != layout.piece_size(piece):
         raise BadPieceError(piece)
     if any(len(part) % LEAF_BYTES for part in parts[:-1]):
         raise ValueError("a part other than the last ends inside a leaf")
-    leaves = b"".join([merkle.leaf_hashes(part) for part in parts])
-    if merkle.piece_hash_of_leaves(leaves, layout) != merkle.node_at(layer, piece):
+    if found is None:
+        leaves = b"".join([merkle.leaf_hashes(part) for part in parts])
+        found = merkle.piece_hash_of_leaves(leaves, layout)
+    if found != merkle.node_at(layer, piece):
         raise BadPieceError(piece)
     return VerifiedPiece(piece, parts, _MADE_HERE)

@@ -55,10 +55,12 @@ class Scripted:
             uncles = b""
         await self.send(messages.Hashes(request, nodes, uncles), req_id)
 
+    def content(self, piece: int, offset: int, length: int) -> bytes:
+        start = piece * self.published.plan.piece_length + offset
+        return self.published.content[start : start + length]
+
     async def data(self, block: Block, req_id: int = 0) -> None:
-        start = block.piece * self.published.plan.piece_length + block.offset
-        content = self.published.content[start : start + block.length]
-        await self.send(messages.Data(block.piece, block.offset, content), req_id)
+        await self.send(messages.Data(block.piece, block.offset, self.content(*block)), req_id)
 
     async def drain(self) -> None:
         """Read on and answer nothing."""
@@ -73,6 +75,116 @@ class Scripted:
             req_id, message = await self.link.next()
             if isinstance(message, messages.HashRequest):
                 await self.hashes(req_id, message, self.published.open() if message.layer else file)
+
+    async def piece_of_elsewhere(self) -> None:
+        """Right bytes of this very file, but of the piece before."""
+        await self.greet()
+        while True:
+            req_id, blocks = await self.request()
+            for piece, offset, length in blocks:
+                other = self.content((piece or 2) - 1, offset, length)
+                await self.send(messages.Data(piece, offset, other), req_id)
+
+    async def replays(self) -> None:
+        """Its first block again and again, whatever is asked."""
+        await self.greet()
+        first: messages.Data | None = None
+        while True:
+            req_id, blocks = await self.request()
+            first = first or messages.Data(*blocks[0][:2], self.content(*blocks[0]))
+            for block in blocks:
+                same = messages.Data(block.piece, block.offset, first.data[: block.length])
+                await self.send(same, req_id)
+
+    async def shorter(self) -> None:
+        await self.greet()
+        req_id, blocks = await self.request()
+        await self.data(blocks[0]._replace(length=blocks[0].length - 16 * KIB), req_id)
+        await self.drain()
+
+    async def other_offset(self) -> None:
+        await self.greet()
+        req_id, blocks = await self.request()
+        await self.data(blocks[0]._replace(offset=16 * KIB, length=16 * KIB), req_id)
+        await self.drain()
+
+    async def lies_about_have(self) -> None:
+        """It has nothing, says by and by that it has everything, and then has nothing."""
+        await self.link.next()
+        await self.send(own_hello())
+        req_id, _ = await self.link.next()
+        await self.send(messages.OpenOk(False), req_id)
+        for piece in range(-(-self.published.plan.size // self.published.plan.piece_length)):
+            await self.send(messages.Have((piece,)))
+        while True:
+            _, blocks = await self.request()
+            await self.send(messages.Reject(tuple((block, Why.NOT_HERE) for block in blocks)))
+
+    async def half_a_header(self) -> None:
+        for byte in frames.encode(own_hello()):
+            await self.link.write(bytes([byte]))
+            await trio.sleep(1)
+
+    async def header_loris(self) -> None:
+        """After the greeting one byte of a header a second."""
+        await self.greet()
+        await self.request()
+        while True:
+            for byte in frames.HEADER.pack(8, messages.FrameType.PING, 0, 0, 1) + bytes(8):
+                await self.link.write(bytes([byte]))
+                await trio.sleep(2)
+
+    async def never_reads(self) -> None:
+        """It says HELLO and OPEN_OK without having read a byte, then makes us answer."""
+        await self.send(own_hello())
+        await self.send(messages.OpenOk(True))
+        while True:
+            await self.send(messages.Ping(bytes(8)))
+            await trio.sleep(0.01)
+
+    async def chokes_and_unchokes(self) -> None:
+        """Every turn makes us ask anew; nothing is read any more."""
+        await self.greet()
+        await self.request()
+        while True:
+            await self.send(messages.Choke(100))
+            await self.send(messages.Unchoke(8))
+            await trio.sleep(0.02)
+
+    async def stops_reading(self) -> None:
+        await self.greet()
+        await self.request()
+        await trio.sleep_forever()
+
+    async def floods_with_have(self) -> None:
+        await self.greet()
+        while True:
+            await self.send(messages.Have((0,) * 1024))
+
+    async def many_keys(self) -> None:
+        """A HELLO of a million keys, and its length before it."""
+        raw = b"{" + b",".join(b'"%d":0' % number for number in range(1_000_000)) + b"}"
+        await self.link.write(frames.HEADER.pack(len(raw), messages.FrameType.HELLO, 0, 0, 0))
+        await self.link.write(raw)
+        await self.drain()
+
+    async def many_keys_that_fit(self) -> None:
+        keys = b",".join(b'"%d":0' % number for number in range(400))
+        await self.hello(b'{"v":2,' + keys + b"}")
+
+    async def deep_hello(self) -> None:
+        await self.hello(b'{"agent":' + b"[" * 4000)
+
+    async def deep_unknown_key(self) -> None:
+        await self.hello(b'{"v":2,"x":' + b"[" * 2000 + b"]" * 2000 + b"}")
+
+    async def hello(self, raw: bytes) -> None:
+        await self.link.write(frames.HEADER.pack(len(raw), messages.FrameType.HELLO, 0, 0, 0) + raw)
+        await self.drain()
+
+    async def endless_error(self) -> None:
+        await self.link.write(frames.HEADER.pack(300 * KIB, messages.FrameType.ERROR, 0, 0, 0))
+        await self.drain()
 
     async def unasked_data(self) -> None:
         await self.greet()

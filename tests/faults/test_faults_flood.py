@@ -60,7 +60,9 @@ class Live:
 
 
 @asynccontextmanager
-async def living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Live]:
+async def living(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total_shards: int = 8
+) -> AsyncIterator[Live]:
     """A node on 127.0.0.1 without shards."""
     made: dict[str, Any] = {}
 
@@ -75,7 +77,13 @@ async def living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr(runtime, "Commands", keep("commands", Commands))
     monkeypatch.setattr(runtime, "Discovery", keep("discovery", Discovery))
     settings = load_settings(
-        {"listen": "127.0.0.1", "mdns": False, "transport": "tcp", "cluster": CLUSTER},
+        {
+            "listen": "127.0.0.1",
+            "mdns": False,
+            "transport": "tcp",
+            "cluster": CLUSTER,
+            "total_shards": total_shards,
+        },
         environ={"SWARMTUI_HOME": str(tmp_path)},
         cwd=tmp_path,
     )
@@ -292,7 +300,7 @@ async def test_one_peer_that_announces_everything_is_stopped_and_the_node_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The book's refusal came out of the DHT's validator once, and ended the node."""
-    async with hosts(1) as [here], living(tmp_path, monkeypatch) as live:
+    async with hosts(1) as [here], living(tmp_path, monkeypatch, 1000) as live:
         await join(here, live)
         node = parse_peer_id(live.peer_id)
         refused = 0

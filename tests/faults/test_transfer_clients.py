@@ -197,6 +197,35 @@ async def test_floods_and_frames_for_the_other_side(
     assert "a request for no hashes" in await against(published, hashes)
 
 
+@pytest.mark.parametrize("reads_after", [0.5, 5.0])
+async def test_the_last_word_never_lands_inside_a_block(
+    published: Published, autojump_clock: object, reads_after: float
+) -> None:
+    """A rule is broken while a block is half written: what follows would be taken for its rest."""
+    found: list[object] = []
+
+    async def script(client: Client) -> None:
+        await client.greet()
+        await client.send(messages.Request((Block(1, 0, 256 * KIB),)))
+        await trio.sleep(0.1)
+        await client.send(messages.Unchoke(1))
+        await trio.sleep(reads_after)
+        with pytest.raises(
+            StreamEndedError, match="inside a block" if reads_after > 1 else "between"
+        ):
+            while True:
+                found.append(await client.next())
+
+    assert "not for a server" in await against(published, script, room=100_000)
+    if reads_after < 1:
+        data, error = found
+        assert data == (Block(1, 0, 256 * KIB), published.piece(1))
+        assert isinstance(error, messages.Failure) and error.code == ErrorCode.PROTOCOL
+    else:
+        # Nobody waits longer than a second for it.
+        assert not found
+
+
 async def test_an_unknown_root_or_shape_is_refused(
     published: Published, autojump_clock: object
 ) -> None:

@@ -89,6 +89,9 @@ def test_a_wanted_file_waits_under_its_name_until_its_hash_is_known() -> None:
     state = after(wanted(), wanted(KEY))
     assert list(state.torrents) == [KEY]
     assert torrent(state).moving
+    waiting = after(wanted(), wanted(KEY), moving(0, "waiting", "No peer offers it."))
+    assert waiting.shards[1].local.phase == "none", "nothing is on its way yet"
+    assert torrent(waiting).reason == "No peer offers it."
 
 
 def test_a_download_shows_in_the_torrent_and_in_the_shard() -> None:

@@ -7,6 +7,9 @@ piece. Then the piece moves to a fresh buffer and the slow peer keeps writing to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from node.torrent.hash_helper import Room
 from node.torrent.limits import BLOCK_BYTES, MIB
 from node.torrent.picker import Picker
 from node.torrent.picker_parts import Source
@@ -15,6 +18,8 @@ from node.torrent.sizes import Block, Layout
 
 BUDGET_BYTES = 48 * MIB
 """Pieces in flight and pieces waiting for their hash or the disk, together."""
+KEEP = 8
+"""Buffers kept for the next piece, in pieces."""
 
 
 def piece_limit(piece_length: int, budget: int = BUDGET_BYTES) -> int:
@@ -50,43 +55,44 @@ class BoundedPicker(Picker):
 class Target:
     """Where one block that is being received goes: `view` is `length` bytes."""
 
-    __slots__ = ("arriving", "block", "buffer", "direct", "view")
+    __slots__ = ("arriving", "block", "direct", "view")
 
-    def __init__(
-        self, block: Block, view: memoryview, arriving: Arriving | None, buffer: bytearray
-    ) -> None:
+    def __init__(self, block: Block, view: memoryview, arriving: Arriving | None) -> None:
         self.block = block
         self.view = view
         self.arriving = arriving
-        self.buffer = buffer
         self.direct = arriving is not None
 
 
 class Arriving:
-    """A piece in memory: its buffer, which blocks are in it, and who is writing to which."""
+    """A piece in memory: its room, which blocks are in it, and who is writing to which."""
 
-    __slots__ = ("buffer", "got", "piece", "size", "writers")
+    __slots__ = ("got", "piece", "room", "size", "writers")
 
-    def __init__(self, piece: int, size: int, buffer: bytearray) -> None:
+    def __init__(self, piece: int, size: int, room: Room) -> None:
         self.piece = piece
         self.size = size
-        self.buffer = buffer
+        self.room = room
         self.got: set[int] = set()
         self.writers: dict[int, Target] = {}
 
     @property
     def data(self) -> memoryview:
         """The bytes of the piece."""
-        return memoryview(self.buffer)[: self.size]
+        return self.room.view[: self.size]
 
 
 class Pieces:
-    """The pieces of one download that are in memory. Used from one thread."""
+    """The pieces of one download that are in memory. Used from one thread.
 
-    def __init__(self, layout: Layout) -> None:
+    `rooms` are used before any memory is made.
+    """
+
+    def __init__(self, layout: Layout, rooms: Iterable[Room] = ()) -> None:
         self.layout = layout
         self._arriving: dict[int, Arriving] = {}
-        self._free: list[bytearray] = []
+        self._free: list[Room] = list(rooms)
+        self._keep = max(KEEP, len(self._free))
 
     def __len__(self) -> int:
         return len(self._arriving)
@@ -101,11 +107,9 @@ class Pieces:
         arriving = self._arriving.get(block.piece)
         index = block.offset // BLOCK_BYTES
         if arriving is None or index in arriving.got or index in arriving.writers:
-            aside = bytearray(block.length)
-            return Target(block, memoryview(aside), None, aside)
+            return Target(block, memoryview(bytearray(block.length)), None)
         start = block.offset
-        view = memoryview(arriving.buffer)[start : start + block.length]
-        target = Target(block, view, arriving, arriving.buffer)
+        target = Target(block, arriving.room.view[start : start + block.length], arriving)
         arriving.writers[index] = target
         return target
 
@@ -129,7 +133,7 @@ class Pieces:
         else:
             if index in arriving.writers:
                 self._move(arriving)
-            arriving.buffer[block.offset : block.offset + block.length] = target.view
+            arriving.room.view[block.offset : block.offset + block.length] = target.view
         target.arriving = None
         arriving.got.add(index)
 
@@ -149,8 +153,8 @@ class Pieces:
         if arriving.writers:
             # Somebody may still write to this buffer: it must not be given out again.
             arriving.writers.clear()
-        elif len(self._free) < 8:
-            self._free.append(arriving.buffer)
+        elif len(self._free) < self._keep:
+            self._free.append(arriving.room)
 
     def sweep(self, picker: Picker) -> None:
         """End the pieces that went back to MISSING with nothing received."""
@@ -163,11 +167,13 @@ class Pieces:
         self._arriving.clear()
         self._free.clear()
 
-    def _take(self) -> bytearray:
-        return self._free.pop() if self._free else bytearray(self.layout.piece_length)
+    def _take(self) -> Room:
+        if self._free:
+            return self._free.pop()
+        return Room(memoryview(bytearray(self.layout.piece_length)))
 
     def _move(self, arriving: Arriving) -> None:
         fresh = self._take()
-        fresh[:] = arriving.buffer
-        arriving.buffer = fresh
+        fresh.view[:] = arriving.room.view
+        arriving.room = fresh
         arriving.writers.clear()

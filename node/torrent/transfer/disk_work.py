@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import trio
 
 from node.errors import PlainError
 from node.torrent.disk_errors import DiskFullError
+from node.torrent.hash_helper import HashHelper
 from node.torrent.limits import CHECKPOINT_S
 from node.torrent.pieces import BadPieceError, VerifiedPiece, check_piece
 from node.torrent.storage import Part
@@ -58,8 +60,12 @@ class _Stored:
 class Disk:
     """The queue between the network and the part file of one download."""
 
-    def __init__(self, part: Part, outcome: Outcome, run_sync: RunSync) -> None:
+    def __init__(
+        self, part: Part, outcome: Outcome, run_sync: RunSync, helper: HashHelper | None = None
+    ) -> None:
+        """`helper` hashes the pieces whose rooms it knows."""
         self._part = part
+        self._helper = helper
         self._outcome = outcome
         self._run_sync = run_sync
         self._queue: deque[Arriving] = deque()
@@ -124,9 +130,14 @@ class Disk:
         good: list[tuple[Arriving, VerifiedPiece]] = []
         bad: list[Arriving] = []
         part = self._part
-        for item in batch:
+        layout = part.layout
+        hashes: Sequence[bytes | None] | None = None
+        if self._helper is not None:
+            rooms = [(item.room, item.size) for item in batch]
+            hashes = self._helper.hashes(rooms, layout.piece_layer)
+        for item, found in zip(batch, hashes or [None] * len(batch), strict=True):
             try:
-                checked = check_piece(part.layout, part.layer, item.piece, item.data)
+                checked = check_piece(layout, part.layer, item.piece, item.data, found)
                 good.append((item, checked))
             except BadPieceError:
                 bad.append(item)

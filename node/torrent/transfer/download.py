@@ -27,6 +27,7 @@ from node.torrent.transfer.blame import Bans, Verdict
 from node.torrent.transfer.buffers import BUDGET_BYTES
 from node.torrent.transfer.exchange import Exchange
 from node.torrent.transfer.guarding import RunSync, every
+from node.torrent.transfer.helping import helper_for
 from node.torrent.transfer.hub import Switchboard
 from node.torrent.transfer.layer_fetch import LayerFetch
 from node.torrent.transfer.peer_session import PeerSession, Plan
@@ -277,7 +278,10 @@ class Download:
         assert layer is not None
         part = self._part = await self._run_sync(self._open_part, layer)
         error: PlainError | None = None
-        async with trio.open_nursery() as nursery:
+        async with (
+            helper_for(self.layout, self._budget, self._run_sync) as helper,
+            trio.open_nursery() as nursery,
+        ):
             exchange = Exchange(
                 part,
                 self._bans,
@@ -287,6 +291,7 @@ class Download:
                 rng=self._rng,
                 wrote=self._wrote,
                 blamed=self._blamed,
+                helper=helper,
             )
             if self._exchange is not None:
                 exchange.wasted = self._exchange.wasted

@@ -12,6 +12,7 @@ import trio
 
 from node.errors import PlainError
 from node.torrent.disk_errors import DiskFullError
+from node.torrent.hash_helper import HashHelper
 from node.torrent.limits import BLOCK_BYTES
 from node.torrent.messages import Why
 from node.torrent.picker_types import Kind, State
@@ -47,6 +48,7 @@ class Exchange:
         rng: Random,
         wrote: Callable[[list[int]], None],
         blamed: Callable[[Verdict], None],
+        helper: HashHelper | None = None,
     ) -> None:
         layout = part.layout
         self.part = part
@@ -72,8 +74,8 @@ class Exchange:
         self._run_sync = run_sync
         self._wrote = wrote
         self._blamed = blamed
-        self._pieces = Pieces(layout)
-        self._disk = Disk(part, self, run_sync)
+        self._pieces = Pieces(layout, helper.rooms if helper is not None else ())
+        self._disk = Disk(part, self, run_sync, helper)
         self._early: set[int] = set()
         self._check_complete()
 
@@ -239,6 +241,7 @@ class Exchange:
 
     def written(self, pieces: list[Arriving]) -> None:
         """Verified and in the part file."""
+        crowded = self.picker.crowded
         for item in pieces:
             self.picker.verified(item.piece)
             self.picker.written(item.piece)
@@ -251,7 +254,7 @@ class Exchange:
             self.picker.durable(early)
         self._wrote(numbers)
         self._check_complete()
-        if self.picker.crowded or len(self.sessions) > 1:
+        if crowded or len(self.sessions) > 1:
             self.refill_all()
 
     def durable(self, pieces: list[int]) -> None:

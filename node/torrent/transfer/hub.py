@@ -103,8 +103,7 @@ class Switchboard:
         """Where a block goes."""
         if self._exchange is not None:
             return self._exchange.target(session, block)
-        aside = bytearray(block.length)
-        return Target(block, memoryview(aside), None, aside)
+        return Target(block, memoryview(bytearray(block.length)), None)
 
     def block(self, session: PeerSession, target: Target) -> None:
         """A block came."""

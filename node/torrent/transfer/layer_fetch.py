@@ -11,7 +11,10 @@ from node.torrent.sizes import Layout
 
 
 class LayerFetch:
-    """The piece layer of one file while it comes in; `layer` once it is complete."""
+    """The piece layer of one file while it comes in; `layer` once it is complete.
+
+    `complete` without a layer: the root is of a file of another size.
+    """
 
     def __init__(self, layout: Layout, root: bytes) -> None:
         self.layer: bytes | None = None
@@ -76,7 +79,12 @@ class LayerFetch:
         self._parts[request.index] = answer.nodes
         if not self.left and self.layer is None:
             joined = b"".join(self._parts[index] for index in sorted(self._parts))
-            self._finish(joined[: self._layout.pieces * HASH_BYTES])
+            layer = joined[: self._layout.pieces * HASH_BYTES]
+            if merkle.layer_matches(layer, self._layout, self._root):
+                self._finish(layer)
+            else:
+                # Every range is proven: it is the size that does not belong to this root.
+                self.complete.set()
         return True
 
     def use(self, layer: bytes) -> None:

@@ -6,6 +6,8 @@ received straight to where they belong. The header is judged before anything is 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from node.torrent import frames, messages
@@ -17,8 +19,12 @@ from node.torrent.transfer.streams import Stream, StreamEndedError, read_into_of
 
 UNREAD_BYTES = 64 * KIB
 """What is read at once while no block's bytes are expected. Holds any control frame."""
+AFTER_BLOCK_BYTES = 4 * KIB
+"""The same after a block: another one most likely follows, and what is read here is copied."""
 OUTBOX_BYTES = MIB
 """Control frames that may wait for a peer that does not read."""
+LAST_WORDS_S = 1.0
+"""How long the frame before the last one may take."""
 AGENT = "swarmtui"
 
 
@@ -61,12 +67,15 @@ class Link:
         self._unread = memoryview(bytearray(UNREAD_BYTES))
         self._start = 0
         self._end = 0
+        self._ahead = UNREAD_BYTES
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
         self.wrote = self.heard
         self._waiting = trio.lowlevel.ParkingLot()
+        self._written = trio.lowlevel.ParkingLot()
         self._woken = False
         self._closing = False
+        self._settling = False
 
     # ------------------------------------------------------------ reading
 
@@ -97,6 +106,7 @@ class Link:
             return req_id, DataHead(
                 req_id, frames.check_block(piece, offset, length - DATA_HEAD.size)
             )
+        self._ahead = UNREAD_BYTES
         await self._need(length, "inside a frame")
         payload = bytes(self._unread[self._start : self._start + length])
         self._start += length
@@ -111,6 +121,7 @@ class Link:
         self._start += have
         while have < size:
             have += await self._receive(view[have:], "inside a block")
+        self._ahead = AFTER_BLOCK_BYTES
         self.frame_began = None
 
     async def _need(self, size: int, where: str) -> None:
@@ -123,7 +134,8 @@ class Link:
             self._unread[:rest] = self._unread[self._start : self._end].tobytes()
             self._start, self._end = 0, rest
         while self._end - self._start < size:
-            self._end += await self._receive(self._unread[self._end :], where)
+            space = self._unread[self._end : self._end + max(size, self._ahead)]
+            self._end += await self._receive(space, where)
 
     async def _receive(self, view: memoryview, where: str) -> int:
         try:
@@ -183,6 +195,34 @@ class Link:
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write at once. For the task that writes only."""
+        if self._settling:
+            await trio.sleep_forever()  # the last words are not this task's
+        await self._write(data)
+
+    async def last(self, message: Message) -> None:
+        """Write a frame once the tasks have ended; StreamEndedError."""
+        await self._write(frames.encode(message))
+
+    async def settled(self, read: Callable[[], Awaitable[None]]) -> None:
+        """Run `read`; when it fails, let the frame that is being written end first.
+
+        Otherwise there could be no last word: it would be taken for the rest of that frame, for
+        bytes of a file for instance.
+        """
+        try:
+            await read()
+        except StreamEndedError:
+            raise
+        except Exception:
+            self._settling = True
+            with trio.move_on_after(LAST_WORDS_S):
+                while self.writing_since is not None:
+                    await self._written.park()
+            raise
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.writing_since is not None:
+            raise StreamEndedError("a frame was cut short")
         self.writing_since = trio.current_time()
         try:
             await self.stream.write(data)
@@ -191,6 +231,8 @@ class Link:
         self.writing_since = None
         self.wrote = trio.current_time()
         self.sent += len(data)
+        if self._settling:
+            self._written.unpark_all()
 
     def finish(self) -> None:
         """No more frames after those that are queued."""

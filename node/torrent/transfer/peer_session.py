@@ -8,7 +8,7 @@ from typing import Protocol
 
 import trio
 
-from node.torrent import frames, messages
+from node.torrent import messages
 from node.torrent.limits import (
     BLOCK_BYTES,
     FRAME_TIMEOUT_S,
@@ -21,14 +21,13 @@ from node.torrent.messages import ErrorCode, Message, Why, WireError
 from node.torrent.sizes import Block, Layout
 from node.torrent.transfer.buffers import Target
 from node.torrent.transfer.guarding import Ended, Group, every, late
-from node.torrent.transfer.link import DataHead, Link, own_hello
+from node.torrent.transfer.link import LAST_WORDS_S, DataHead, Link, own_hello
 from node.torrent.transfer.streams import Stream, StreamEndedError
 from node.torrent.transfer.upload import TokenBucket
 
 HASHES_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 WATCH_S = 1.0
-LAST_WORDS_S = 1.0
 MAX_CONTROL_PER_S = 200.0
 YIELD_BYTES = MIB
 
@@ -126,7 +125,9 @@ class PeerSession:
         orderly = False
         try:
             await self._group.run(
-                self._read, self._link.send_all, lambda: every(WATCH_S, self._watch)
+                lambda: self._link.settled(self._read),
+                self._link.send_all,
+                lambda: every(WATCH_S, self._watch),
             )
             orderly = True
         except WireError as error:
@@ -143,8 +144,7 @@ class PeerSession:
 
     async def _say(self, message: Message) -> None:
         try:
-            await self._link.flush()
-            await self._link.write(frames.encode(message))
+            await self._link.last(message)
         except StreamEndedError:
             return  # nobody is left to tell
 
@@ -159,13 +159,13 @@ class PeerSession:
         self._due.update(blocks)
         for start in range(0, len(blocks), MAX_BLOCKS_PER_FRAME):
             part = tuple(blocks[start : start + MAX_BLOCKS_PER_FRAME])
-            self._link.send(messages.Request(part), self._id())
+            self._send(messages.Request(part), self._id())
 
     def cancel(self, blocks: list[Block]) -> None:
         """Blocks that are no longer wanted; they may still come."""
         for start in range(0, len(blocks), MAX_BLOCKS_PER_FRAME):
             part = tuple(blocks[start : start + MAX_BLOCKS_PER_FRAME])
-            self._link.send(messages.Cancel(part), self._id())
+            self._send(messages.Cancel(part), self._id())
 
     async def hashes(
         self, request: messages.HashRequest, timeout: float = HASHES_TIMEOUT_S
@@ -174,13 +174,21 @@ class PeerSession:
         pending = _Pending(request)
         req_id = self._id()
         self._hashes[req_id] = pending
-        self._link.send(request, req_id)
+        self._send(request, req_id)
         with trio.move_on_after(timeout):
             await pending.done.wait()
         # A late answer is no broken rule, so the request stays known for a while.
         if pending.answer is not None:
             self._hashes.pop(req_id, None)
         return pending.answer
+
+    def _send(self, message: Message, req_id: int) -> None:
+        """Send for a task that is not the session's own: a peer that does not read ends this
+        session, never the download."""
+        try:
+            self._link.send(message, req_id)
+        except StreamEndedError as error:
+            self._group.end(error)
 
     def _id(self) -> int:
         self._next_id = self._next_id % 0xFFFFFFFF + 1

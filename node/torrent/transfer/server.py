@@ -7,18 +7,16 @@ from typing import Protocol
 
 import trio
 
-from node.torrent import frames, messages
+from node.torrent import messages
 from node.torrent.messages import ErrorCode, WireError
 from node.torrent.transfer.guarding import Ended, RunSync
-from node.torrent.transfer.link import Link
+from node.torrent.transfer.link import LAST_WORDS_S, Link
 from node.torrent.transfer.serving import Limits, Refused, Serving
 from node.torrent.transfer.shared import CorruptError, SharedFile
 from node.torrent.transfer.streams import Stream, StreamEndedError
 from node.torrent.transfer.upload import TooManyError, Uploads
 
 __all__ = ["Library", "Limits", "serve"]
-
-LAST_WORDS_S = 1.0
 
 
 class Library(Protocol):
@@ -79,7 +77,7 @@ async def serve(
 async def _tell(link: Link, code: ErrorCode, text: str) -> None:
     with trio.move_on_after(LAST_WORDS_S):
         try:
-            await link.write(frames.encode(messages.Failure(code, text)))
+            await link.last(messages.Failure(code, text))
         except StreamEndedError:
             return  # nobody is left to tell
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +25,17 @@ from node.torrent.merkle import Tree, leaf_answer
 from node.torrent.messages import ErrorCode, Message, Why, WireError
 from node.torrent.sizes import Block
 from node.torrent.transfer.guarding import Ended, Group, RunSync, every, late
-from node.torrent.transfer.link import DataHead, Link, own_hello
-from node.torrent.transfer.shared import GrowingFile, SharedFile
+from node.torrent.transfer.link import LAST_WORDS_S, DataHead, Link, own_hello
+from node.torrent.transfer.shared import CorruptError, GrowingFile, SharedFile
+from node.torrent.transfer.streams import StreamEndedError
 from node.torrent.transfer.upload import RETRY_MS, TooManyError, Upload, Uploads
 
 __all__ = ["Ended", "Limits", "Refused", "Serving"]
 
 HEAD_BYTES = 20
+MAX_TOGETHER = 4
+"""Blocks written at once to a peer that is quick, which makes full messages of the encryption."""
+QUICK_S = 0.05
 WATCH_S = 1.0
 
 
@@ -91,7 +96,10 @@ class Serving:
     async def run(self) -> None:
         """Serve until the end."""
         await self._group.run(
-            self._read, self._send, lambda: every(WATCH_S, self._watch), self._tell_more
+            lambda: self._link.settled(self._read),
+            self._send,
+            lambda: every(WATCH_S, self._watch),
+            self._tell_more,
         )
 
     def close(self) -> None:
@@ -210,11 +218,15 @@ class Serving:
         upload = self._upload
         if upload is None:
             return
-        if upload.granted:
-            self._link.send(messages.Unchoke(self._uploads.slots))
-            self._link.wake()
-        else:
-            self._choke()
+        try:
+            if upload.granted:
+                self._link.send(messages.Unchoke(self._uploads.slots))
+                self._link.wake()
+            else:
+                self._choke()
+        except StreamEndedError as error:
+            # Another stream's task calls this: it must not pay for a peer that does not read.
+            self._group.end(error)
 
     def _choke(self) -> None:
         """Ask the peer to wait; what it asked for is refused."""
@@ -233,22 +245,54 @@ class Serving:
 
     async def _send(self) -> None:
         link = self._link
-        frame = memoryview(bytearray(HEAD_BYTES + BLOCK_BYTES))
+        room = memoryview(b"")
+        together = 1
         while True:
             await link.flush()
             upload = self._upload
             if upload is None or not upload.granted or not self._queue:
                 if upload is not None:
                     upload.busy = False
+                if upload is None or not upload.granted:
+                    room = memoryview(b"")
                 await link.wait()
                 continue
-            req_id, block = self._queue.popleft()
-            await self._fill(frame, req_id, block)
-            if self._uploads.bucket.rate is not None:
-                await self._uploads.bucket.take(block.length)
-            await link.write(frame[: HEAD_BYTES + block.length])
-            self._queued_bytes = max(0, self._queued_bytes - block.length)
-            self._uploads.count(upload, block.length)
+            if not room:
+                # Only with a slot: anybody may open streams and wait on them.
+                room = memoryview(bytearray(MAX_TOGETHER * (HEAD_BYTES + BLOCK_BYTES)))
+            limited = self._uploads.bucket.rate is not None
+            taken: list[Block] = []
+            size = 0
+            while self._queue and len(taken) < (1 if limited else together):
+                req_id, block = self._queue.popleft()
+                # Now: the peer may have it, and ask for more, before all of the write is done.
+                self._queued_bytes -= block.length
+                taken.append(block)
+                frame = room[size : size + HEAD_BYTES + block.length]
+                try:
+                    await self._fill(frame, req_id, block)
+                except CorruptError:
+                    await self._refuse_corrupt(taken)
+                    raise
+                size += len(frame)
+            began = trio.current_time()
+            if limited:
+                await self._uploads.bucket.take(taken[0].length)
+            await link.write(room[:size])
+            # A slow peer gets one block at a time: the deadline is for a single write.
+            quick = link.wrote - began < QUICK_S
+            together = min(2 * together, MAX_TOGETHER) if quick else 1
+            for block in taken:
+                self._uploads.count(upload, block.length)
+
+    async def _refuse_corrupt(self, taken: list[Block]) -> None:
+        """Nothing of this file can be had here any more, through no fault of the peer's."""
+        blocks = [*taken, *(item for _, item in self._queue)]
+        self._queue.clear()
+        self._queued_bytes = 0
+        with trio.move_on_after(LAST_WORDS_S), contextlib.suppress(StreamEndedError):
+            self._reject(blocks, Why.CORRUPT)
+            await self._link.flush()
 
     async def _fill(self, frame: memoryview, req_id: int, block: Block) -> None:
         file = self.file
@@ -257,7 +301,7 @@ class Serving:
         if not file.ready(piece):
             await self._run_sync(file.prepare, piece)
         frame[:HEAD_BYTES] = frames.data_head(piece, offset, length, req_id)
-        view = frame[HEAD_BYTES : HEAD_BYTES + length]
+        view = frame[HEAD_BYTES:]
         start = file.layout.offset(piece) + offset
         if not file.read_cached(view, start):
             await self._run_sync(file.read, view, start)

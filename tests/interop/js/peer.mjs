@@ -34,7 +34,8 @@ const node = await createLibp2p({
   streamMuxers: [yamux()],
   services: {
     identify: identify(),
-    ping: ping(),
+    // Its connection monitor and its routing table ping as well, each on a stream of its own.
+    ping: ping({ maxOutboundStreams: 8 }),
     dht: kadDHT({
       protocol: '/ipfs/kad/1.0.0',
       peerInfoMapper: passthroughMapper,
