@@ -29,8 +29,10 @@ class Syncing:
         missing: Callable[[], tuple[int, ...]],
         again_s: float,
         serves: bool,
+        reconnected: Callable[[str], None],
     ) -> None:
-        """serves: this is a node (it syncs); a rendezvous node only answers and asks back."""
+        """reconnected: told of every peer that a connection opened to.
+        serves: this is a node (it syncs); a rendezvous node only answers and asks back."""
         self._sources = sources
         self._bootstraps = bootstraps
         self._emit = emit
@@ -38,6 +40,7 @@ class Syncing:
         self._missing = missing
         self._again_s = again_s
         self._serves = serves
+        self._reconnected = reconnected
         self._nursery: trio.Nursery | None = None
         self._told: dict[str, int] = {}
 
@@ -47,7 +50,10 @@ class Syncing:
             return
         if isinstance(event, ev.BootstrapConnected) and self._serves:
             self._nursery.start_soon(self._sync, event.peer_id)
-        elif isinstance(event, ev.ShardDiscovered | ev.PeerConnected):
+        elif isinstance(event, ev.PeerConnected):
+            self._reconnected(event.peer_id)
+            self._sources.tell()
+        elif isinstance(event, ev.ShardDiscovered):
             self._sources.tell()
         elif isinstance(event, ev.PeerGone):
             self._sources.forget(event.peer_id)

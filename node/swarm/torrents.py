@@ -138,6 +138,7 @@ class Torrents:
             missing=lambda: self.holding.missing,
             again_s=settings.requery_s,
             serves=settings.role == "node",
+            reconnected=self.transferring.reconnected,
         )
         self._door.tap(self.syncing.tap)
 

@@ -61,10 +61,16 @@ class Transferring:
         self._folder = folder
         self._bans = Bans(trio.current_time)
         self._down = TokenBucket(max_down)
+        self._running: set[Download] = set()
         self.provide: Callable[[str], Awaitable[object]] = _nothing
         """Tell the DHT that this node serves pieces of a root (in hex)."""
         self.moved: Callable[[int], None] = lambda shard_id: None
         """Told when a shard's download began or went on by a tenth."""
+
+    def reconnected(self, peer_id: str) -> None:
+        """A peer is connected again: downloads that lost it ask it at once."""
+        for download in self._running:
+            download.retry(peer_id)
 
     async def run(self, job: Job, manifest: Manifest) -> None:
         """Fetch the chosen content into the folder and seed it. Raises PlainError."""
@@ -126,6 +132,7 @@ class Transferring:
             download.pause()
         began = trio.current_time()
         error: PlainError | None = None
+        self._running.add(download)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._feed, job, download)
@@ -135,6 +142,7 @@ class Transferring:
                     error = caught
                 nursery.cancel_scope.cancel()
         finally:
+            self._running.discard(download)
             self._library.arrived(plan.info_hash, plan.root)
             folder.close_folder()
         if error is not None:

@@ -11,6 +11,7 @@ from transfer_kit import KIB, MIB, Published, Swarm
 from node.errors import PlainError
 from node.torrent.transfer.download import CancelledError, Download
 from node.torrent.transfer.progress import State, TransferProgress
+from node.torrent.transfer.streams import Stream
 
 
 def received(progress: TransferProgress) -> dict[str, int]:
@@ -248,3 +249,33 @@ async def test_a_bad_name_or_size_is_refused_at_once(tmp_path: Path) -> None:
     ):
         with pytest.raises(PlainError):
             Download(replace(published.plan, **change), RealFolder(tmp_path))  # type: ignore[arg-type]
+
+
+async def test_a_peer_that_is_back_is_asked_at_once(
+    tmp_path: Path, autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    """After five failures the next try is minutes away; a new connection ends the wait."""
+    published = Published(tmp_path / "source", 600_000)
+    swarm = Swarm(published, tmp_path / "target", nursery)
+    download = swarm.download()
+    swarm.honest(download, "peer")
+    source = download._sources["peer"]
+    working, tries = source.open_stream, 0
+
+    async def unreachable() -> Stream:
+        nonlocal tries
+        tries += 1
+        raise OSError("not connected")
+
+    source.open_stream = unreachable
+    nursery.start_soon(download.run)
+    while tries < 5:
+        await trio.sleep(1.0)
+    before = trio.current_time()
+    source.open_stream = working
+    download.retry("nobody")
+    download.retry("peer")
+    while download.snapshot.state != State.DONE:
+        await trio.sleep(0.1)
+    assert trio.current_time() - before < 5.0
+    swarm.check()

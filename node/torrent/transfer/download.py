@@ -137,6 +137,12 @@ class Download:
             self._fetched_before += source.received
             source.scope.cancel()
 
+    def retry(self, peer_id: str) -> None:
+        """A peer can be reached again: do not wait for its next try; nothing for an unknown one."""
+        source = self._sources.get(peer_id)
+        if source is not None:
+            source.retry()
+
     def pause(self) -> None:
         """Ask for nothing any more; what is on its way still comes."""
         if not self._paused:

@@ -35,6 +35,14 @@ class Source:
         self.earlier = 0
         self.failures = 0
         self.strikes = 0
+        self._lost = False
+        self._again = trio.Event()
+
+    def retry(self) -> None:
+        """The peer can be reached again: end the pause after a lost stream, not a refusal."""
+        if self._lost:
+            self.failures = 0
+            self._again.set()
 
     @property
     def received(self) -> int:
@@ -66,7 +74,9 @@ class Source:
                 if self.state == "banned":
                     return
                 self.state = "backoff"
-                await trio.sleep(delay * (1 + BACKOFF_JITTER * rng.uniform(-1, 1)))
+                self._again = trio.Event()
+                with trio.move_on_after(delay * (1 + BACKOFF_JITTER * rng.uniform(-1, 1))):
+                    await self._again.wait()
         self.state = "removed"
 
     async def _once(
@@ -78,6 +88,7 @@ class Source:
     ) -> float:
         """One stream from opening to its end; how long to wait before the next."""
         self.state = "connecting"
+        self._lost = True
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
                 stream = await self.open_stream()
@@ -95,9 +106,11 @@ class Source:
             self.state, self.reason = "banned", str(error)
             return 0.0
         except WireError as error:
+            self._lost = False
             strikes = self.strikes = bans.strike(self.peer_id, root, error.text)
             reason = f"it broke the protocol ({strikes} of {MAX_STRIKES}): {error.text}"
         except RefusedError as error:
+            self._lost = False
             reason = error.text
             if error.code in (ErrorCode.UNKNOWN_FILE, ErrorCode.GONE):
                 base = NOT_HERE_S
