@@ -24,6 +24,7 @@ from node.network.noise import SteadyNoise
 from node.shielding import grace
 
 DIAL_S = 4.0
+UDP_ANSWER_S = 0.5
 
 
 class DialFailed(Exception):
@@ -65,6 +66,27 @@ def explain(error: BaseException) -> DialFailed:
         if isinstance(item, OSError) and item.strerror:
             return DialFailed(item.strerror.lower())
     return DialFailed(f"handshake failed ({type(causes[-1]).__name__})")
+
+
+async def udp_refused(address: Multiaddr) -> bool:
+    """Whether the machine at a QUIC address says that the port is closed.
+
+    Sends one packet that no QUIC endpoint answers (RFC 9000, section 5.2: too short to be one).
+    No answer within half a second means that nothing is known.
+    """
+    host, port = quic_multiaddr_to_endpoint(address)
+    family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
+    with trio.socket.socket(family, trio.socket.SOCK_DGRAM) as probe:
+        try:
+            with trio.move_on_after(UDP_ANSWER_S):
+                await probe.connect((host, port))
+                await probe.send(b"\0")
+                await probe.recv(1)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 class Dialer:

@@ -10,7 +10,7 @@ from hosts import Other, hosts, parsed
 from libp2p.abc import INetStream
 
 from node import events as ev
-from node.network import peers as peers_module, ping
+from node.network import liveness as liveness_module, ping
 from node.network.ping import PingStream
 from node.network.streams import StreamUnavailable, read_exactly
 
@@ -67,8 +67,8 @@ async def test_a_dead_peer_does_not_delay_or_fail_the_pings_to_live_ones(
             nursery.start_soon(check, b.peer_id)
             nursery.start_soon(check, c.peer_id)
         assert alive == {b.peer_id: True, c.peer_id: True, dead.peer_id: False}
-        assert taken[dead.peer_id] >= peers_module.PING_TIMEOUT_S
-        assert max(taken[b.peer_id], taken[c.peer_id]) < 0.9 * peers_module.PING_TIMEOUT_S
+        assert taken[dead.peer_id] >= liveness_module.PING_TIMEOUT_S
+        assert max(taken[b.peer_id], taken[c.peer_id]) < 0.9 * liveness_module.PING_TIMEOUT_S
 
 
 @pytest.mark.swarm
@@ -80,7 +80,7 @@ async def test_a_peer_that_fails_twice_is_left_alone_and_released_when_it_answer
         await a.connect(there)
         assert await a.peers.check(there.peer_id)
         there.stop()
-        monkeypatch.setattr(peers_module, "PING_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(liveness_module, "PING_TIMEOUT_S", 0.5)
         assert not await a.peers.check(there.peer_id)
         assert a.peers.usable(there.peer_id)  # once is no pattern
         assert not await a.peers.check(there.peer_id)

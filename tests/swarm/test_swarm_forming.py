@@ -52,6 +52,8 @@ def test_every_node_sees_every_shard_and_replicas_stand_side_by_side(swarm: NewS
     group.until(lambda: holders(second, 1) == {third.peer_id}, "a replica does not see the other")
     group.until(lambda: all(item.state.ready for item in everyone), "ready was not said")
 
+    # The closed TCP connection is the proof this is about: it is opened after QUIC.
+    group.until(lambda: "tcp" in first.state.peers[second.peer_id].transports, "no TCP beside QUIC")
     assert first.door is not None
     before = first.door.snapshot()
     lost, at = second.peer_id, time.time()

@@ -116,8 +116,10 @@ def test_an_empty_node_fetches_its_shard_from_two_seeders(
     group.until(lambda: seeded(third, key), "what was fetched is not seeded")
     size = (big_model / "shard-1.gguf").stat().st_size
     group.until(
-        lambda: all(item.state.torrents[key].uploaded > 0 for item in (first, second))
-        and sum(item.state.torrents[key].uploaded for item in (first, second)) >= size,
+        lambda: (
+            all(item.state.torrents[key].uploaded > 0 for item in (first, second))
+            and sum(item.state.torrents[key].uploaded for item in (first, second)) >= size
+        ),
         "the seeders do not show what they sent",
     )
     log = third.log()
