@@ -11,7 +11,6 @@ from libp2p.abc import IMuxedConn
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.transport.quic.connection import QUICConnection
 from libp2p.transport.quic.transport import QUICTransport
 from libp2p.transport.quic.utils import quic_multiaddr_to_endpoint
@@ -137,9 +136,8 @@ class Dialer:
         raw = await TCP().dial(address)
         try:
             upgrader = self._swarm.upgrader
-            transport = upgrader.security_multistream.transports[NOISE_PROTOCOL_ID]
+            transport = await upgrader.security_multistream.select_transport(raw, True)
             assert isinstance(transport, SteadyNoise)
-            await upgrader.security_multistream.select_transport(raw, True)
             secured = await transport.secure_unknown(raw)
             peer = secured.get_remote_peer()
             return await upgrader.upgrade_connection(secured, peer), peer

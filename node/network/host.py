@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 from libp2p import new_host
-from libp2p.abc import INetConn, INetStream
+from libp2p.abc import INetConn, INetStream, ISecureTransport
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
@@ -31,7 +31,7 @@ from multiaddr import Multiaddr
 
 from node.errors import PlainError
 from node.network.addresses import announced, listen_addresses, transport_of
-from node.network.fast import FastNoise, install
+from node.network.fast import Suite, install, offered, security
 from node.network.identity import Identity
 from node.network.noise import SteadyNoise
 from node.shielding import grace
@@ -75,10 +75,26 @@ def _resource_manager() -> ResourceManager:
     )
 
 
-def build_host(identity: Identity, transport: str, *, stock: bool = False) -> BasicHost:
+def _security(
+    identity: Identity, stock: bool, suites: tuple[Suite, ...] | None
+) -> dict[TProtocol, ISecureTransport]:
+    key = create_noise_key_pair().private_key
+    if stock:
+        return {NOISE_PROTOCOL_ID: SteadyNoise(identity.key_pair, noise_privkey=key)}
+    return security(identity.key_pair, key, offered() if suites is None else suites)
+
+
+def build_host(
+    identity: Identity,
+    transport: str,
+    *,
+    stock: bool = False,
+    suites: tuple[Suite, ...] | None = None,
+) -> BasicHost:
     """A host with Noise and Yamux over TCP, QUIC, or both ("dual"); it does not listen yet.
 
-    Noise and Yamux are our own (node.network.fast) or, with `stock`, py-libp2p's.
+    Noise and Yamux are our own (node.network.fast) or, with `stock`, py-libp2p's. `suites` are
+    the Noise suites to offer in that order; by default what suits this machine.
     """
     transports: list[Any] = []
     if transport in ("dual", "quic"):
@@ -88,11 +104,7 @@ def build_host(identity: Identity, transport: str, *, stock: bool = False) -> Ba
         transports.append(TCP())
     host = new_host(
         key_pair=identity.key_pair,
-        sec_opt={
-            NOISE_PROTOCOL_ID: (SteadyNoise if stock else FastNoise)(
-                identity.key_pair, noise_privkey=create_noise_key_pair().private_key
-            )
-        },
+        sec_opt=_security(identity, stock, suites),
         transports=transports,
         connection_config=_connection_config(),
         resource_manager=_resource_manager(),

@@ -19,7 +19,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
 from node.network.dialer import Dialer
-from node.network.fast import FastSession, FastYamux, Limits
+from node.network.fast import AES_GCM, CHACHA_POLY, FastSession, FastYamux, Limits
 from node.network.fast.noise_messages import Opener, Sealer
 from node.network.host import build_host, running_host
 from node.network.identity import Identity
@@ -134,15 +134,19 @@ class _Connected(INotifee):
     disconnected = opened_stream = closed_stream = listen = listen_close = _ignore
 
 
-Kind = str  # "ours" or "stock"
+Kind = str  # a key of SUITES or "stock"
+# What a host of ours offers, whatever this machine's processor can do.
+SUITES = {"ours": (AES_GCM, CHACHA_POLY), "aes": (AES_GCM,), "chacha": (CHACHA_POLY,)}
 DIRECTIONS = [("ours", "stock"), ("stock", "ours"), ("ours", "ours")]
 
 
 @asynccontextmanager
 async def hosts(dialling: Kind, listening: Kind) -> AsyncIterator[tuple[BasicHost, BasicHost]]:
     """Two connected hosts over TCP; the first has dialled the second."""
-    one = build_host(Identity.create(), "tcp", stock=dialling == "stock")
-    two = build_host(Identity.create(), "tcp", stock=listening == "stock")
+    one, two = (
+        build_host(Identity.create(), "tcp", stock=kind == "stock", suites=SUITES.get(kind))
+        for kind in (dialling, listening)
+    )
     connected = _Connected()
     two.get_network().register_notifee(connected)
     async with (

@@ -53,7 +53,8 @@ async def test_each_host_uses_what_it_was_built_with(dialling: str, listening: s
         assert type(_muxer(two, one.get_id())) is kinds[listening]
         connection = live_connections(one, two.get_id())[0]
         assert connection.get_negotiated_muxer_protocol() == "/yamux/1.0.0"
-        assert connection.get_negotiated_security_protocol() == "/noise"
+        security = "/llama-noise-aesgcm/1.0.0" if dialling == listening else "/noise"
+        assert connection.get_negotiated_security_protocol() == security
         assert str(connection.get_transport_addresses()[0]).startswith("/ip4/127.0.0.1/tcp/")
 
 

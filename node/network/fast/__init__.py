@@ -7,8 +7,20 @@ writes without a lock or a scheduler step per frame, and window updates per half
 
 from __future__ import annotations
 
-from node.network.fast.install import FastNoise, install
+from node.network.fast.install import FastNoise, install, security
 from node.network.fast.muxer import FastYamux, Limits
 from node.network.fast.session import FastSession
+from node.network.fast.suites import AES_GCM, CHACHA_POLY, Suite, offered
 
-__all__ = ["FastNoise", "FastSession", "FastYamux", "Limits", "install"]
+__all__ = [
+    "AES_GCM",
+    "CHACHA_POLY",
+    "FastNoise",
+    "FastSession",
+    "FastYamux",
+    "Limits",
+    "Suite",
+    "install",
+    "offered",
+    "security",
+]

@@ -11,7 +11,8 @@ from struct import Struct
 from typing import TypeAlias
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from node.network.fast.suites import CHACHA_POLY, Suite
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -19,7 +20,6 @@ MAX_CIPHERTEXT = 65535
 TAG_SIZE = 16
 MAX_PLAINTEXT = MAX_CIPHERTEXT - TAG_SIZE
 
-_nonce = Struct("<4xQ").pack
 _length = Struct("!H").pack
 
 SMALL_BUFFER = 4096
@@ -32,31 +32,46 @@ class BadMessage(Exception):
     """A received message is malformed or not authentic; nothing after it can be read."""
 
 
-class Sealer:
-    """Encrypts one direction of a session. `nonce` is the next message's."""
+class _Direction:
+    """The key of one direction. `nonce` is the next message's; the key changes by the suite."""
 
-    def __init__(self, key: bytes, nonce: int = 0) -> None:
-        self._encrypt = ChaCha20Poly1305(key).encrypt
+    def __init__(self, key: bytes, nonce: int, suite: Suite) -> None:
+        self._suite = suite
+        self._pack = suite.nonce
+        self._cipher = suite.cipher(key)
         self.nonce = nonce
+        self._rekey_at = (nonce // suite.messages_per_key + 1) * suite.messages_per_key
+
+    def _rekey(self) -> None:
+        self._cipher = self._suite.cipher(self._suite.next_key(self._cipher))
+        self._rekey_at += self._suite.messages_per_key
+
+
+class Sealer(_Direction):
+    """Encrypts one direction of a session."""
+
+    def __init__(self, key: bytes, nonce: int = 0, suite: Suite = CHACHA_POLY) -> None:
+        super().__init__(key, nonce, suite)
 
     def seal(self, plaintext: Buffer) -> tuple[bytes, bytes]:
         """Length prefix and ciphertext of one message of at most MAX_PLAINTEXT bytes."""
-        sealed = self._encrypt(_nonce(self.nonce), plaintext, None)
+        if self.nonce == self._rekey_at:
+            self._rekey()
+        sealed = self._cipher.encrypt(self._pack(self.nonce), plaintext, None)
         prefix = _length(len(sealed))
         self.nonce += 1
         return prefix, sealed
 
 
-class Opener:
+class Opener(_Direction):
     """Decrypts one direction of a session, as many messages per read as have arrived.
 
     The caller reads into `space()` and calls `filled(n)`. The buffer is a few KiB while little
     arrives (a node keeps hundreds of idle connections) and up to 1 MiB while much does.
     """
 
-    def __init__(self, key: bytes, nonce: int = 0) -> None:
-        self._decrypt = ChaCha20Poly1305(key).decrypt
-        self.nonce = nonce
+    def __init__(self, key: bytes, nonce: int = 0, suite: Suite = CHACHA_POLY) -> None:
+        super().__init__(key, nonce, suite)
         self._buffer = bytearray(SMALL_BUFFER)
         self._start = 0
         self._end = 0
@@ -90,10 +105,11 @@ class Opener:
                 if end - position - 2 < size:
                     needed = size + 2
                     break
+                if self.nonce == self._rekey_at:
+                    self._rekey()
                 position += 2
-                messages.append(
-                    self._decrypt(_nonce(self.nonce), view[position : position + size], None)
-                )
+                sealed = view[position : position + size]
+                messages.append(self._cipher.decrypt(self._pack(self.nonce), sealed, None))
                 self.nonce += 1
                 position += size
         except InvalidTag:

@@ -27,6 +27,7 @@ from node.network.fast.noise_messages import (
     Opener,
     Sealer,
 )
+from node.network.fast.suites import CHACHA_POLY, Suite
 from node.network.fast.wire import Wire, wire_of
 
 QUEUE_BYTES = 512 * 1024
@@ -74,7 +75,9 @@ class FastSession(BaseSession):
         self._pump = trio.lowlevel.ParkingLot()
 
     @classmethod
-    def after_handshake(cls, conn: IRawConnection, stock: SecureSession) -> FastSession:
+    def after_handshake(
+        cls, conn: IRawConnection, stock: SecureSession, suite: Suite = CHACHA_POLY
+    ) -> FastSession:
         """Take over the keys of a session whose handshake py-libp2p has just finished."""
         transport = cast(NoiseTransportReadWriter, stock.conn)
         protocol = cast(Any, transport.noise_state.noise_protocol)
@@ -86,8 +89,8 @@ class FastSession(BaseSession):
             remote_permanent_pubkey=stock.get_remote_public_key(),
             is_initiator=stock.is_initiator,
             conn=conn,
-            sealer=Sealer(sending.k, sending.n),
-            opener=Opener(receiving.k, receiving.n),
+            sealer=Sealer(sending.k, sending.n, suite),
+            opener=Opener(receiving.k, receiving.n, suite),
         )
 
     # ------------------------------------------------------------ sending
