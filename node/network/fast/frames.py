@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
-from node.network.fast.noise_messages import MAX_PLAINTEXT
+from node.network.fast.noise_messages import MAX_PLAINTEXT, Buffer
 
 _header = Struct("!BBHII")
 pack_header = _header.pack
@@ -57,7 +57,7 @@ class FrameReader:
         """Bytes kept from earlier pieces: less than one header."""
         return len(self._partial)
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def feed(self, data: Buffer) -> Iterator[Event]:
         """The frames in `data`; payloads are views of it. Exhaust it before the next call.
 
         The flag FIN of a data frame comes with the last piece of its payload, the others with the

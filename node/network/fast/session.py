@@ -192,14 +192,14 @@ class FastSession(BaseSession):
 
     # ------------------------------------------------------------ receiving
 
-    async def receive(self) -> list[bytes]:
+    async def receive(self) -> list[Buffer]:
         """Wait for data; the plaintexts of every message that has arrived, at least one."""
         if self._unread:
             unread, self._unread = bytes(self._unread), bytearray()
             return [unread]
         return await self._receive()
 
-    async def _receive(self) -> list[bytes]:
+    async def _receive(self) -> list[Buffer]:
         while True:
             if self._failure is not None:
                 raise self._failed()

@@ -25,7 +25,7 @@ from node.torrent.transfer.guarding import Ended, RunSync
 from node.torrent.transfer.inquiry import Inquiry
 from node.torrent.transfer.peer_session import PeerSession
 
-REFILL_BLOCKS = 4
+REFILL_BLOCKS = 8
 """Requests go out for this many blocks at once, so that a frame is worth its cost."""
 
 
