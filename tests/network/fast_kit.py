@@ -16,11 +16,13 @@ from libp2p.connection_types import ConnectionType
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from multiaddr import Multiaddr
 
 from node.network.dialer import Dialer
 from node.network.fast import AES_GCM, CHACHA_POLY, FastSession, FastYamux, Limits
 from node.network.fast.noise_messages import Opener, Sealer
+from node.network.fast.stream import FastStream
 from node.network.host import build_host, running_host
 from node.network.identity import Identity
 from node.network.streams import open_stream
@@ -186,3 +188,18 @@ async def read_hash(read: Callable[[int], Any], size: int, end: type[Exception])
         digest.update(data)
         size -= len(data)
     return digest.hexdigest()
+
+
+async def stream_pair(one: FastYamux, two: FastYamux) -> tuple[FastStream, FastStream]:
+    """A stream that `one` opened, at both ends."""
+    return await one.open_stream(), await two.accept_stream()
+
+
+async def read_all(stream: FastStream) -> bytes:
+    """Everything until the other side's FIN."""
+    parts = []
+    while True:
+        try:
+            parts.append(await stream.read(100_000))
+        except MuxedStreamEOF:
+            return b"".join(parts)
