@@ -17,7 +17,7 @@ from node.clean import clean
 from node.errors import PlainError
 from node.settings_sources import HOME_VARIABLE, base_folders, find_config, read_toml
 from node.settings_table import BY_NAME, SPECS, UNSET, Settings
-from node.settings_values import Spec
+from node.settings_values import MAX_SHARDS_PER_NODE, Spec
 
 __all__ = ["HOME_VARIABLE", "SPECS", "Settings", "Spec", "derived_name", "load_settings"]
 
@@ -82,6 +82,12 @@ def _completed(settings: Settings, cwd: Path) -> Settings:
                 f"{settings.total_shards} shards has the shards 0 to {last}.",
                 "Choose one of those, or set --total-shards to the number the model was cut into.",
             )
+    if len(settings.shards) > MAX_SHARDS_PER_NODE:
+        raise PlainError(
+            f"One node holds at most {MAX_SHARDS_PER_NODE} shards; "
+            f"{len(settings.shards)} were given.",
+            "Start more nodes and give each of them a part, or cut the model into fewer shards.",
+        )
     if settings.silence_s <= settings.ping_s:
         raise PlainError(
             f"silence_s ({settings.silence_s:g}) must be longer than ping_s "

@@ -14,6 +14,8 @@ from node.errors import PlainError
 
 MAX_TEXT = 4096
 MAX_ITEMS = 1000
+MAX_SHARDS_PER_NODE = 64
+"""Announcements of one peer that others keep; a node that held more would be seen in part."""
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 

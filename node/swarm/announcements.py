@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from node.settings_values import MAX_SHARDS_PER_NODE
 from node.swarm import keys
 from node.swarm.records import (
     MAX_AGE_S,
@@ -22,7 +23,7 @@ from node.swarm.records import (
 )
 
 MAX_ENTRIES = 4096
-MAX_PER_PEER = 64
+MAX_PER_PEER = MAX_SHARDS_PER_NODE
 MAX_READ = 512
 
 

@@ -230,3 +230,14 @@ def test_no_text_breaks_a_setting(data: st.DataObject, tmp_path: Path) -> None:
         spec.parse(raw, "test")
     except PlainError as error:
         assert spec.name in error.sentence
+
+
+def test_a_node_holds_no_more_shards_than_others_will_believe(
+    own_home: Path, tmp_path: Path
+) -> None:
+    flags = {"shards": tuple(str(item) for item in range(64)), "total_shards": "100"}
+    assert len(load(own_home, tmp_path, flags).shards) == 64
+    flags["shards"] += ("64",)
+    with pytest.raises(PlainError, match="at most 64 shards; 65 were given") as caught:
+        load(own_home, tmp_path, flags)
+    assert "Start more nodes" in caught.value.next_step

@@ -1,8 +1,8 @@
 """Buffers of one message that are used again as soon as nobody looks at them any more.
 
 A fresh buffer per message is zeroed, fetched from cold memory and thrown away: with AES that
-costs half of what the decryption does. A buffer is free again once no view of it is left, which in CPython its
-reference count tells at once; where counts say otherwise, buffers are only never reused.
+costs half of what the decryption does. A buffer is free again once no view of it is left, which
+in CPython its reference count tells at once; where counts say otherwise it is only never reused.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ class Opener(_Direction):
     """Decrypts one direction of a session, as many messages per read as have arrived.
 
     The caller reads into `space()` and calls `filled(n)`. The buffer is a few KiB while little
-    arrives (a node keeps hundreds of idle connections) and up to 512 KiB while much does (more is slower: it leaves
-    the processor's cache).
+    arrives (a node keeps hundreds of idle connections) and up to 512 KiB while much does; larger
+    ones leave the processor's cache and are slower.
     """
 
     def __init__(self, key: bytes, nonce: int = 0, suite: Suite = CHACHA_POLY) -> None:
