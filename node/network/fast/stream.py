@@ -264,7 +264,8 @@ class FastStream(IMuxedStream):
             else:
                 self._chunks.append(bytearray(piece))
         self.unread += size
-        self._readable.unpark_all()
+        if self._readable:
+            self._readable.unpark_all()
         return size
 
     def on_window(self, increment: int) -> None:
