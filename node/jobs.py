@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from node.logs import LogLine
     from node.shards.split import SplitResult
     from node.state import State
-    from node.torrent.verifying import Verified
+    from node.torrent.verifying import Verified as Verified
 
 OnEvent = Callable[["Event", "State", "State"], None]
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from node.clean import clean, short_id
+from node.errors import PlainError
 from node.state import State, Torrent
 from swarmtui.amounts import DASH, plural
 
@@ -154,6 +155,26 @@ def wanted_words(item: Torrent) -> str:
     }.get(item.wanted_by) or (
         f"peer {short_id(item.wanted_by)}, with LOAD_SHARD" if item.wanted_by else ""
     )
+
+
+def split_root(what: str) -> tuple[str, str]:
+    """`WHAT@ROOT` in its two parts; the root is empty where there is none.
+
+    Raises PlainError for an empty WHAT and for a root that is not 64 hex digits.
+    """
+    head, at, tail = what.rpartition("@")
+    root = ""
+    if at and not what.lower().endswith(".gguf"):
+        what, root = head, tail.lower()
+        if not HASH.fullmatch(root):
+            raise PlainError(
+                f"'{clean(tail, 80)}' is not a root.", "A root is 64 hex digits after the '@'."
+            )
+    if not what.strip():
+        raise PlainError(
+            "No file is named.", "Give a file name, a shard number or an info hash."
+        )
+    return what, root
 
 
 def what_of(state: State, item: Torrent) -> str:

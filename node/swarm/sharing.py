@@ -38,7 +38,7 @@ class Sharing:
         self._busy = trio.Event()
         self._streams_open = 0
         self._meters: dict[bytes, RateMeter] = {}
-        self._told: dict[bytes, tuple[int, tuple[str, ...]]] = {}
+        self._told: dict[bytes, tuple[int, float, tuple[str, ...]]] = {}
 
     def attach(self, streams: BulkStreams) -> None:
         """Serve what peers open from now on."""
@@ -88,20 +88,21 @@ class Sharing:
             if key is None:
                 continue
             sent = self._uploads.sent[root]
-            rate = self._meters.setdefault(root, RateMeter()).sample(now, sent)
+            rate = round(self._meters.setdefault(root, RateMeter()).sample(now, sent), 1)
             names = tuple(sorted(peers.get(root, ())))
-            if self._told.get(root) == (sent, names) and not rate:
+            if self._told.get(root) == (sent, rate, names) and not rate:
                 if not names:
                     del self._told[root]
                 continue
+            # The last rate told is 0: nobody looks again once all is quiet.
             told = True
-            self._told[root] = (sent, names)
+            self._told[root] = (sent, rate, names)
             self._emit(
                 ev.SeedingChanged(
                     at=time.time(),
                     info_hash=key,
                     uploaded=sent,
-                    rate_up=round(rate, 1),
+                    rate_up=rate,
                     peers=tuple(clean(name, 128) for name in names[:32]),
                 )
             )

@@ -27,6 +27,7 @@ name_option = click.option(
     metavar="NAME",
     help="Node to talk to; needed where several run on this machine.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 def node_options(role: Literal["node", "rendezvous"]) -> Callable[[F], F]:

@@ -71,6 +71,14 @@ def test_shipped_themes_are_legible(name: str) -> None:
     assert contrast(theme.colour("foreground"), theme.colour("panel")) >= 4.5
 
 
+def test_states_are_legible_in_the_selected_row_of_the_day() -> None:
+    """On paper white the bar of the selected row takes contrast away from what is not black."""
+    theme = load_themes().get("day")
+    for key in ("primary", "local", "online", "offline", "dim", "warning", "error"):
+        for ground in ("cursor", "panel"):
+            assert contrast(theme.colour(key), theme.colour(ground)) >= 4.5, (key, ground)
+
+
 @pytest.mark.parametrize("name", ["night", "day"])
 @pytest.mark.parametrize("blindness", BLINDNESS)
 def test_the_three_states_stay_apart_for_every_eye(name: str, blindness: str) -> None:

@@ -182,6 +182,23 @@ async def test_floods_and_frames_for_the_other_side(
 
     assert await against(published, floods) == "too many control frames"
 
+    async def cancels(client: Client) -> None:
+        await client.greet()
+        with pytest.raises(Exception):  # noqa: B017
+            while True:
+                await client.send(messages.Cancel((Block(0, 0, 256 * KIB),)))
+
+    assert await against(published, cancels) == "too many control frames"
+
+    async def asks_and_cancels(client: Client) -> None:
+        await client.greet()
+        with pytest.raises(Exception):  # noqa: B017
+            while True:
+                await client.send(messages.Request((Block(1, 0, 256 * KIB),)))
+                await client.send(messages.Cancel((Block(1, 0, 256 * KIB),)))
+
+    assert await against(published, asks_and_cancels, room=64 * KIB) == "too many requests"
+
     async def data(client: Client) -> None:
         await client.greet()
         await client.send(messages.Data(0, 0, bytes(16 * KIB)))
@@ -268,7 +285,9 @@ async def test_cancelled_and_choked_requests_are_answered(
             rejected = await other.next()
             assert isinstance(rejected, messages.Reject)
             assert {why for _, why in rejected.blocks} == {Why.CHOKED}
-            await trio.sleep(3)
+            # Without asking again: it is told once the slot was idle for long enough.
+            with trio.fail_after(4):
+                assert isinstance(await other.next(), messages.Unchoke)
             await other.send(messages.Request(blocks[:2]))
             found = await other.next()
             assert isinstance(found, tuple) and found[1] == published.piece(found[0].piece)

@@ -25,8 +25,8 @@ from node.torrent.files import info_hash
 from node.torrent.hashing import hash_file
 from node.torrent.trust import KnownRoots
 from swarmtui import cli, following
-from swarmtui.commands.torrent import split_root
 from swarmtui.following import ProgressLine
+from swarmtui.transfers import split_root
 
 MIB = 2**20
 SIZE = 64 * MIB
@@ -416,7 +416,13 @@ def test_two_nodes_need_a_name(node: Node, capsys: Capture) -> None:
         (["cancel", "x", "--discard"], "No such option"),
         (["publish", "missing.gguf"], "No node runs on this machine"),
         (["publish", "no/missing.gguf"], "There is no file no/missing.gguf"),
-        (["publish", "."], "There is no file ."),
+        (["publish", "."], ". is a folder, not a file"),
+        (["publish", "text.gguf", "--json"], "text.gguf is not a GGUF file"),
+        (["get", "shard-0.gguf", "--json"], "No node runs on this machine"),
+        (["list", "--json"], "No node runs on this machine"),
+        (["verify", "."], ". is a folder, not a file"),
+        (["verify", "missing.gguf", "--json"], "There is no file missing.gguf"),
+        (["verify", "text.gguf", "missing.gguf", "--json"], "There is no file missing.gguf"),
         (["publish", "text.gguf"], "text.gguf is not a GGUF file"),
         (["verify", "missing.gguf"], "There is no file missing.gguf"),
         (["verify", "a\x00b.gguf"], "There is no file"),
@@ -434,7 +440,8 @@ def test_what_can_be_mended_is_one_sentence_and_code_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.gguf").write_text("no model")
     assert cli.run(["torrent", *argv]) == 2
-    said = capsys.readouterr().err
+    answered, said = capsys.readouterr()
+    assert not answered  # what reads --json never sees half a document
     assert words in said
     assert "Traceback" not in said
     assert len(said.splitlines()) <= 4

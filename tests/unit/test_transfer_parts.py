@@ -58,25 +58,6 @@ async def test_bucket_obeys_a_new_rate_at_once(autojump_clock: object) -> None:
         bucket.set_rate(0)
 
 
-async def test_slots_turn_round(autojump_clock: object) -> None:
-    uploads = Uploads(slots=2)
-    told: list[int] = []
-    items = [uploads.open("peer", b"r", lambda n=n: told.append(n)) for n in range(4)]  # type: ignore[misc]
-    for item in items:
-        item.busy = True
-    assert [uploads.ask(item) for item in items] == [True, True, False, False]
-    await trio.sleep(31)
-    uploads.count(items[0], 10)
-    # The busy holder's turn is over: the first that waits has its slot, it waits in turn.
-    assert told == [0, 2]
-    assert [item.granted for item in items] == [False, True, True, False]
-    uploads.close(items[1])
-    assert [item.granted for item in items] == [False, False, True, True]
-    uploads.close(items[2])
-    assert items[0].granted
-    assert uploads.sent[b"r"] == 10
-
-
 async def test_files_and_peers_are_limited(autojump_clock: object) -> None:
     uploads = Uploads()
     for number in range(4):

@@ -1,4 +1,4 @@
-"""Several tasks about one stream: the first that fails ends them all with its error."""
+"""Several tasks about one stream, which end together; what a peer may send in a second."""
 
 from __future__ import annotations
 
@@ -58,3 +58,24 @@ async def every(period: float, look: Callable[[], None]) -> None:
 def late(since: float | None, limit: float) -> bool:
     """Whether more than `limit` seconds passed since `since` (None: not under way)."""
     return trio.current_time() - (math.inf if since is None else since) > limit
+
+
+class Allowance:
+    """How many frames of a kind a peer may send: `per_s`, and up to `most` of them at once."""
+
+    def __init__(self, per_s: float, most: float) -> None:
+        self._per_s = per_s
+        self._most = most
+        self._left = most
+        self._at = trio.current_time()
+
+    def take(self) -> bool:
+        """Count one; False where it is one too many."""
+        now = trio.current_time()
+        self._left = min(self._most, self._left + (now - self._at) * self._per_s) - 1
+        self._at = now
+        return self._left >= 0
+
+    def earn(self, count: int) -> None:
+        """Allow `count` more, for something else the peer did."""
+        self._left = min(self._most, self._left + count)

@@ -20,7 +20,7 @@ from node.torrent.limits import (
 from node.torrent.messages import ErrorCode, Message, Why, WireError
 from node.torrent.sizes import Block, Layout
 from node.torrent.transfer.buffers import Target
-from node.torrent.transfer.guarding import Ended, Group, every, late
+from node.torrent.transfer.guarding import Allowance, Ended, Group, every, late
 from node.torrent.transfer.link import LAST_WORDS_S, DataHead, Link, own_hello
 from node.torrent.transfer.streams import Stream, StreamEndedError
 from node.torrent.transfer.upload import TokenBucket
@@ -113,8 +113,7 @@ class PeerSession:
         self._next_id = 1
         self._throttled = False
         self._yielded = 0
-        self._spare = MAX_CONTROL_PER_S
-        self._spare_at = trio.current_time()
+        self._control_frames = Allowance(MAX_CONTROL_PER_S, MAX_CONTROL_PER_S)
 
     async def run(self) -> None:
         """Until the peer says goodbye (returns), breaks off, or breaks a rule (raises).
@@ -311,11 +310,7 @@ class PeerSession:
                 )
 
     def _count_control(self) -> None:
-        now = trio.current_time()
-        gained = (now - self._spare_at) * MAX_CONTROL_PER_S
-        self._spare = min(MAX_CONTROL_PER_S, self._spare + gained) - 1
-        self._spare_at = now
-        if self._spare < 0:
+        if not self._control_frames.take():
             raise WireError(ErrorCode.LIMIT, "too many control frames")
 
     # ------------------------------------------------------------ time

@@ -24,7 +24,7 @@ from node.torrent.limits import (
 from node.torrent.merkle import Tree, leaf_answer
 from node.torrent.messages import ErrorCode, Message, Why, WireError
 from node.torrent.sizes import Block
-from node.torrent.transfer.guarding import Ended, Group, RunSync, every, late
+from node.torrent.transfer.guarding import Allowance, Ended, Group, RunSync, every, late
 from node.torrent.transfer.link import LAST_WORDS_S, DataHead, Link, own_hello
 from node.torrent.transfer.shared import CorruptError, GrowingFile, SharedFile
 from node.torrent.transfer.streams import StreamEndedError
@@ -51,6 +51,7 @@ class Limits:
     inflight_bytes: int = MAX_WINDOW_BYTES
     requests: int = MAX_WINDOW_BYTES // (16 * KIB)
     control_per_s: float = 50.0
+    asks_per_s: float = 500.0
 
 
 class Refused(Exception):
@@ -90,8 +91,9 @@ class Serving:
         self._leaves: tuple[int, Tree] | None = None
         self._began = trio.current_time()
         self._greeted: float | None = None
-        self._spare = limits.control_per_s
-        self._spare_at = self._began
+        self._control_frames = Allowance(limits.control_per_s, limits.control_per_s)
+        self._asks = Allowance(limits.asks_per_s, 2 * limits.asks_per_s)
+        self._may_cancel = 0
 
     async def run(self) -> None:
         """Serve until the end."""
@@ -152,6 +154,7 @@ class Serving:
     async def _control(self, req_id: int, message: Message | DataHead) -> None:
         match message:
             case messages.Cancel():
+                self._count_cancel(len(message.blocks))
                 self._cancelled(req_id, message.blocks)
             case messages.HashRequest():
                 self._count_control()
@@ -167,18 +170,27 @@ class Serving:
                 raise WireError(ErrorCode.PROTOCOL, f"{type(message).__name__} is not for a server")
 
     def _count_control(self) -> None:
-        now = trio.current_time()
-        most = self._limits.control_per_s
-        self._spare = min(most, self._spare + (now - self._spare_at) * most) - 1
-        self._spare_at = now
-        if self._spare < 0:
+        if not self._control_frames.take():
             raise WireError(ErrorCode.LIMIT, "too many control frames")
+
+    def _count_cancel(self, blocks: int) -> None:
+        """Each block asked for may be cancelled once, however fast; more is a frame like others.
+
+        In the endgame a downloader cancels block by block as copies come from quicker peers.
+        """
+        if blocks <= self._may_cancel:
+            self._may_cancel -= blocks
+        else:
+            self._count_control()
 
     # ------------------------------------------------------------ requests
 
     def _requested(self, req_id: int, blocks: tuple[Block, ...]) -> None:
         file, upload = self.file, self._upload
         assert file is not None and upload is not None
+        if not self._asks.take():
+            raise WireError(ErrorCode.LIMIT, "too many requests")
+        self._may_cancel = min(self._may_cancel + len(blocks), self._limits.requests)
         offered = file.pieces()
         refused: list[tuple[Block, int]] = []
         for block in blocks:
@@ -257,9 +269,9 @@ class Serving:
                     room = memoryview(b"")
                 await link.wait()
                 continue
-            if not room:
-                # Only with a slot: anybody may open streams and wait on them.
-                room = memoryview(bytearray(MAX_TOGETHER * (HEAD_BYTES + BLOCK_BYTES)))
+            if len(room) < together * (HEAD_BYTES + BLOCK_BYTES):
+                # Only with a slot, and more only for a quick peer: anybody may open streams.
+                room = memoryview(bytearray(together * (HEAD_BYTES + BLOCK_BYTES)))
             limited = self._uploads.bucket.rate is not None
             taken: list[Block] = []
             size = 0
@@ -278,12 +290,15 @@ class Serving:
             began = trio.current_time()
             if limited:
                 await self._uploads.bucket.take(taken[0].length)
+            upload.writing = trio.current_time()
             await link.write(room[:size])
+            upload.writing = None
             # A slow peer gets one block at a time: the deadline is for a single write.
             quick = link.wrote - began < QUICK_S
             together = min(2 * together, MAX_TOGETHER) if quick else 1
             for block in taken:
                 self._uploads.count(upload, block.length)
+            self._asks.earn(len(taken))
 
     async def _refuse_corrupt(self, taken: list[Block]) -> None:
         """Nothing of this file can be had here any more, through no fault of the peer's."""
@@ -362,6 +377,7 @@ class Serving:
     def _watch(self) -> None:
         limits = self._limits
         link = self._link
+        self._uploads.review()
         if self._greeted is None and late(self._began, limits.hello_s):
             raise Ended(f"no HELLO within {limits.hello_s:.0f} s")
         if self._greeted is not None and self.file is None and late(self._greeted, limits.open_s):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 
 import trio
@@ -17,8 +17,13 @@ from node.torrent.limits import (
 
 IDLE_S = 2.0
 """A slot that was not used for this long goes to whoever waits."""
-TURN_S = 30.0
+STALLED_S = 3.0
+"""So does one whose peer takes this long over a single write."""
+TURN_S = 10.0
 """How long a slot may be held while others wait."""
+REST_S = 1.0
+"""Who waits takes over a turn after this: those whose turn ends must not push out all the rest."""
+REVIEW_S = 0.5
 RETRY_MS = 1000
 BURST_S = 0.1
 Clock = Callable[[], float]
@@ -86,6 +91,7 @@ class Upload:
     """One stream that serves one file to one peer.
 
     granted: whether it holds a slot. `told` is called whenever that changes from outside.
+    busy: something is to be sent. writing: since when a block is on its way into the stream.
     """
 
     def __init__(self, peer_id: str, root: bytes, told: Callable[[], None]) -> None:
@@ -94,13 +100,26 @@ class Upload:
         self.told = told
         self.granted = False
         self.busy = False
+        self.writing: float | None = None
         self.sent = 0
         self.since = 0.0
         self.used = 0.0
 
+    def stalled(self, now: float) -> bool:
+        """Whether the peer does not take what is sent to it."""
+        return self.writing is not None and now - self.writing >= STALLED_S
+
+    def unused(self, now: float) -> bool:
+        """Whether a slot is wasted on it."""
+        return self.stalled(now) or (not self.busy and now - self.used >= IDLE_S)
+
 
 class Uploads:
-    """The uploads of this node. `sent` counts bytes of file data by root since the start."""
+    """The uploads of this node. `sent` counts bytes of file data by root since the start.
+
+    While somebody waits, slots are shared out by peer, not by stream: who holds fewest comes
+    first, and takes from who holds at least two more at once. Between equals turns go round.
+    """
 
     def __init__(self, slots: int = UPLOAD_SLOTS, max_up: float | None = None) -> None:
         self.slots = slots
@@ -109,7 +128,9 @@ class Uploads:
         self._streams: Counter[str] = Counter()
         self._open: list[Upload] = []
         self._holders: list[Upload] = []
-        self._waiting: deque[Upload] = deque()
+        self._held: Counter[str] = Counter()
+        self._waiting: dict[Upload, float] = {}
+        self._reviewed = -math.inf
 
     @property
     def active(self) -> tuple[Upload, ...]:
@@ -144,20 +165,14 @@ class Uploads:
         if upload in self._open:
             self._open.remove(upload)
         self._forget(upload)
-        self._grant()
+        self._share_out()
 
     def ask(self, upload: Upload) -> bool:
         """Take a slot, or a place in the queue; whether there was one."""
-        now = trio.current_time()
         if upload.granted:
             return True
-        if upload not in self._waiting:
-            self._waiting.append(upload)
-        if len(self._holders) >= self.slots:
-            over = [item for item in self._holders if self._may_end(item, now)]
-            if over:
-                self._revoke(min(over, key=lambda item: (item.busy, item.since)))
-        self._grant(telling=upload)
+        self._waiting.setdefault(upload, trio.current_time())
+        self._share_out(asking=upload)
         return upload.granted
 
     def count(self, upload: Upload, size: int) -> None:
@@ -165,31 +180,63 @@ class Uploads:
         upload.sent += size
         upload.used = trio.current_time()
         self.sent[upload.root] += size
-        if self._waiting and upload.granted and upload.used - upload.since >= TURN_S:
-            self._revoke(upload)
-            self._grant()
 
-    def _may_end(self, upload: Upload, now: float) -> bool:
-        return now - upload.since >= TURN_S or (not upload.busy and now - upload.used >= IDLE_S)
+    def review(self) -> None:
+        """Take away what was held too long or for nothing. Call it about once a second."""
+        now = trio.current_time()
+        if self._waiting and now - self._reviewed >= REVIEW_S:
+            self._reviewed = now
+            self._share_out()
 
-    def _revoke(self, upload: Upload) -> None:
+    def _share_out(self, asking: Upload | None = None) -> None:
+        """Give slots to those with the best right to them; `asking` sees for itself."""
+        now = trio.current_time()
+        while (found := self._next(now)) is not None:
+            upload, victim = found
+            if victim is not None:
+                self._revoke(victim, now)
+            del self._waiting[upload]
+            upload.granted = True
+            upload.since = upload.used = now
+            self._holders.append(upload)
+            self._held[upload.peer_id] += 1
+            if upload is not asking:
+                upload.told()
+
+    def _next(self, now: float) -> tuple[Upload, Upload | None] | None:
+        """Who gets a slot next, and whose (None: a free one)."""
+        # Sorting keeps the order of asking among equals.
+        for upload in sorted(self._waiting, key=lambda item: self._held[item.peer_id]):
+            if upload.stalled(now):
+                continue
+            if len(self._holders) < self.slots:
+                return upload, None
+            over = [item for item in self._holders if self._may_take(upload, item, now)]
+            if over:
+                return upload, min(over, key=lambda item: (not item.unused(now), item.since))
+        return None
+
+    def _may_take(self, upload: Upload, holder: Upload, now: float) -> bool:
+        if holder.unused(now):
+            return True
+        more = self._held[holder.peer_id] - self._held[upload.peer_id]
+        if more >= 2:
+            return True
+        rested = now - self._waiting[upload] >= REST_S
+        its_turn = rested and now - holder.since >= TURN_S
+        return its_turn and (more > 0 or holder.peer_id == upload.peer_id)
+
+    def _revoke(self, upload: Upload, now: float) -> None:
         self._forget(upload)
         if upload.busy:
-            self._waiting.append(upload)
+            self._waiting[upload] = now
         upload.told()
 
     def _forget(self, upload: Upload) -> None:
-        upload.granted = False
-        if upload in self._holders:
+        self._waiting.pop(upload, None)
+        if upload.granted:
+            upload.granted = False
             self._holders.remove(upload)
-        if upload in self._waiting:
-            self._waiting.remove(upload)
-
-    def _grant(self, telling: Upload | None = None) -> None:
-        while self._waiting and len(self._holders) < self.slots:
-            upload = self._waiting.popleft()
-            upload.granted = True
-            upload.since = upload.used = trio.current_time()
-            self._holders.append(upload)
-            if upload is not telling:
-                upload.told()
+            self._held[upload.peer_id] -= 1
+            if not self._held[upload.peer_id]:
+                del self._held[upload.peer_id]
