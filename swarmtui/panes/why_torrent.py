@@ -145,7 +145,10 @@ def _piece_map(item: Torrent) -> list[Line]:
             style = {"0": "dim", "8": "good"}.get(cell, "warn")
             spans.append((_GLYPHS.get(cell, "▓") * len(list(run)), style))
         lines.append(tuple(spans))
-    each = f"   a cell is {size(item.size / len(cells))}" if item.size > 0 else ""
+    # Of a file whose pieces are shown one by one the last is shorter: the average would mislead.
+    shown_singly = item.piece_length and len(cells) == item.pieces
+    whole = item.piece_length if shown_singly else item.size / len(cells)
+    each = f"   a cell is {size(whole)}" if item.size > 0 else ""
     lines.append(
         (
             ("      ", "base"), ("█", "good"), (" verified  ", "dim"), ("░▒▓", "warn"),

@@ -75,6 +75,7 @@ async def against(
     uploads: Uploads | None = None,
     room: int = 1 * MIB,
     peer_id: str = "client",
+    limits: Limits | None = None,
 ) -> str:
     """Run a server against `script`; why the server ended."""
     ours, theirs = memory_streams(room)
@@ -85,7 +86,7 @@ async def against(
             await serve(
                 theirs,
                 Shelf(file or published.open()),
-                Limits(),
+                limits or Limits(),
                 uploads or Uploads(),
                 peer_id=peer_id,
                 run_sync=inline,
@@ -212,6 +213,31 @@ async def test_floods_and_frames_for_the_other_side(
         await drained(client)
 
     assert "a request for no hashes" in await against(published, hashes)
+
+
+async def test_a_few_bytes_do_not_buy_a_busy_disk(
+    published: Published, autojump_clock: object
+) -> None:
+    """Leaves are hashed anew for each piece asked about: in turn, two pieces cost a second each."""
+    took = 0.0
+
+    async def script(client: Client) -> None:
+        nonlocal took
+        await client.greet()
+        began = trio.current_time()
+        for number in range(10):
+            await client.send(messages.HashRequest(0, 16 * (number % 2), 16, 0))
+            assert isinstance(await client.next(), messages.Hashes)
+        took = trio.current_time() - began
+        again = trio.current_time()
+        for _ in range(10):
+            await client.send(messages.HashRequest(0, 16, 16, 0))
+            assert isinstance(await client.next(), messages.Hashes)
+        assert trio.current_time() - again < 1, "what was just hashed costs nothing"
+        await client.send(messages.Bye())
+
+    await against(published, script, limits=Limits(leaf_bytes_per_s=256 * KIB))
+    assert 8 <= took <= 11
 
 
 @pytest.mark.parametrize("reads_after", [0.5, 5.0])

@@ -19,6 +19,7 @@ from node.torrent.limits import (
     MAX_BLOCKS_PER_FRAME,
     MAX_HAVE_PER_FRAME,
     MAX_WINDOW_BYTES,
+    MIB,
     OPEN_TIMEOUT_S,
 )
 from node.torrent.merkle import Tree, leaf_answer
@@ -28,7 +29,7 @@ from node.torrent.transfer.guarding import Allowance, Ended, Group, RunSync, eve
 from node.torrent.transfer.link import LAST_WORDS_S, DataHead, Link, own_hello
 from node.torrent.transfer.shared import CorruptError, GrowingFile, SharedFile
 from node.torrent.transfer.streams import StreamEndedError
-from node.torrent.transfer.upload import RETRY_MS, TooManyError, Upload, Uploads
+from node.torrent.transfer.upload import RETRY_MS, TokenBucket, TooManyError, Upload, Uploads
 
 __all__ = ["Ended", "Limits", "Refused", "Serving"]
 
@@ -52,6 +53,7 @@ class Limits:
     requests: int = MAX_WINDOW_BYTES // (16 * KIB)
     control_per_s: float = 50.0
     asks_per_s: float = 500.0
+    leaf_bytes_per_s: float = 64 * MIB
 
 
 class Refused(Exception):
@@ -94,6 +96,7 @@ class Serving:
         self._control_frames = Allowance(limits.control_per_s, limits.control_per_s)
         self._asks = Allowance(limits.asks_per_s, 2 * limits.asks_per_s)
         self._may_cancel = 0
+        self._hashing = TokenBucket(limits.leaf_bytes_per_s)
 
     async def run(self) -> None:
         """Serve until the end."""
@@ -350,6 +353,8 @@ class Serving:
         if piece >= layout.pieces or (offered is not None and piece not in offered):
             raise ValueError(f"piece {piece} is not here")
         if self._leaves is None or self._leaves[0] != piece:
+            # A few bytes ask for 32 MiB to be read and hashed: who asks for much waits.
+            await self._hashing.take(layout.piece_size(piece))
             self._leaves = (piece, await self._run_sync(file.leaves, piece))
         upper = await self._run_sync(file.upper)
         return leaf_answer(
