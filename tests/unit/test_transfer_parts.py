@@ -10,6 +10,7 @@ import trio
 from transfer_kit import KIB, MIB, Published, Shelf, Swarm
 
 from node.torrent import merkle
+from node.torrent.hash_helper import Room
 from node.torrent.limits import BLOCK_BYTES
 from node.torrent.messages import Hashes
 from node.torrent.sizes import Block, Layout
@@ -105,6 +106,35 @@ def test_a_buffer_somebody_writes_to_is_not_given_out_again() -> None:
     pieces.accept(whole)
     hanging.view[:] = b"\x02" * 256 * KIB
     assert bytes(pieces.whole(1).data) == b"\x01" * 256 * KIB
+
+
+def test_a_piece_has_a_room_from_its_first_byte_and_the_last_room_used_is_next() -> None:
+    """64 pieces are asked for; as they come one after another, one room is enough for them."""
+    layout = Layout(16 * MIB, 256 * KIB)
+    rooms = [Room(memoryview(bytearray(256 * KIB))) for _ in range(64)]
+    pieces = Pieces(layout, rooms)
+    for piece in range(64):
+        pieces.begin(piece)
+    used: list[Room] = []
+    for piece in range(64):
+        target = pieces.target(Block(piece, 0, 256 * KIB))
+        pieces.accept(target)
+        used.append(pieces.whole(piece).room)
+        pieces.end(piece)
+    assert len(pieces) == 0
+    assert all(room is rooms[-1] for room in used)
+
+
+def test_pieces_that_end_before_their_first_byte_leave_no_room_behind() -> None:
+    layout = Layout(1 * MIB, 256 * KIB)
+    pieces = Pieces(layout)
+    pieces.begin(0)
+    pieces.end(0)
+    pieces.begin(1)
+    target = pieces.target(Block(1, 0, 256 * KIB))
+    target.view[:] = b"\x03" * 256 * KIB
+    pieces.accept(target)
+    assert bytes(pieces.whole(1).data) == b"\x03" * 256 * KIB
 
 
 def test_memory_bounds_what_is_begun() -> None:
