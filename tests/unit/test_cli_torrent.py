@@ -1,127 +1,44 @@
-"""`swarmtui torrent`: what it asks of a node, what it prints, and how it ends."""
+"""`swarmtui torrent` and downloads: what it asks of a node, what it prints, how it ends."""
 
 from __future__ import annotations
 
 import io
 import json
-import queue
-import re
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import sample_events as sample
-from test_cli import python
 from test_door_socket import Served
+from torrent_cli_kit import (
+    HASH,
+    MIB,
+    NAME,
+    OFFERS,
+    ROOT,
+    ROOTS,
+    SIZE,
+    Capture,
+    Node,
+    changed,
+    failed,
+    finished,
+    listed,
+    no_pause,
+    node,
+    wanted,
+)
 
 from node import events as ev
 from node.errors import PlainError
 from node.settings import load_settings
 from node.torrent.files import info_hash
-from node.torrent.hashing import hash_file
-from node.torrent.trust import KnownRoots
 from swarmtui import cli, following
 from swarmtui.following import ProgressLine
 from swarmtui.transfers import split_root
 
-MIB = 2**20
-SIZE = 64 * MIB
-NAME = "shard-1.gguf"
-HASH = info_hash(NAME, SIZE)
-ROOT = "5f" * 32
-ROOTS = ("0a" * 32, "b1" * 32)
-OFFERS = tuple(f"{root} size {SIZE}, 1 seeder(s)" for root in ROOTS)
-
-Capture = pytest.CaptureFixture[str]
-
-
-class Node:
-    """A served door that answers requests of torrents from a script."""
-
-    def __init__(self) -> None:
-        self.served = Served(load_settings({"name": "shard-0"}).socket_path)
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.waiting: queue.SimpleQueue[Future[dict[str, Any]]] = queue.SimpleQueue()
-        self.answer: dict[str, Any] | PlainError | None = {
-            "info_hash": HASH, "filename": NAME, "status": "downloading",
-        }
-        self.then: Callable[[], None] = lambda: None
-        self._stopped = False
-        self.served.door.serve(self._handle)
-        self.emit(sample.started())
-
-    def emit(self, *events: ev.Event) -> None:
-        self.served.emit(*events)
-
-    def stop(self) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self.served.stop()
-
-    def _handle(self, name: str, params: dict[str, Any], future: Future[dict[str, Any]]) -> None:
-        self.asked.append((name, params))
-        # The node is at work already when it answers.
-        self.then()
-        if self.answer is None:
-            self.waiting.put(future)
-        elif isinstance(self.answer, PlainError):
-            future.set_exception(self.answer)
-        else:
-            future.set_result(self.answer)
-
-    def play(self, *events: ev.Event) -> None:
-        """Emit these in the node's thread when the next request comes."""
-        def emit() -> None:
-            for event in events:
-                self.served.door.emit(event)
-
-        self.then = emit
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    found = Node()
-    yield found
-    found.stop()
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "PERIOD_S", 0.0)
-
-
-def wanted(by: str = "operator", key: str = HASH) -> ev.TransferWanted:
-    return ev.TransferWanted(at=5.0, filename=NAME, shard_id=1, wanted_by=by, info_hash=key)
-
-
-def changed(phase: str, done: int = 0, **more: Any) -> ev.TransferChanged:
-    values: dict[str, Any] = {"root": ROOT, "pieces": 16, "piece_length": 4 * MIB, **more}
-    return ev.TransferChanged(
-        at=6.0, info_hash=HASH, filename=NAME, size=SIZE, phase=phase, shard_id=1, done=done,  # type: ignore[arg-type]
-        pieces_done=done // (4 * MIB), **values,
-    )
-
-
-def finished() -> ev.TransferFinished:
-    return ev.TransferFinished(
-        at=7.0, info_hash=HASH, filename=NAME, size=SIZE, root=ROOT, shard_id=1,
-        path=f"/s/{NAME}", fetched=SIZE, seconds=2.0, sources=2, mb_per_s=33.5,
-    )
-
-
-def failed(**more: Any) -> ev.TransferFailed:
-    values = {"sentence": "The disk is full.", "next_step": "Make room.", **more}
-    return ev.TransferFailed(at=7.0, info_hash=HASH, filename=NAME, shard_id=1, **values)
-
-
-def listed(name: str = NAME, size: int = SIZE, peer: str = sample.PEER) -> ev.TorrentListed:
-    return ev.TorrentListed(
-        at=3.0, info_hash=info_hash(name, size), filename=name, size=size, peer_id=peer
-    )
+__all__ = ["no_pause", "node"]
 
 
 # ---------------------------------------------------------------- list
@@ -467,110 +384,3 @@ def test_what_and_root_are_told_apart(what: str, parts: tuple[str, str]) -> None
     assert split_root(what) == parts
 
 
-# ---------------------------------------------------------------- verify
-
-
-def write(path: Path, content: bytes) -> str:
-    """Write a file; its root."""
-    path.write_bytes(content)
-    return hash_file(path).root.hex()
-
-
-def test_verify_compares_with_what_a_node_remembers(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    good = write(folder / "shard-0.gguf", b"a" * 70_000)
-    wrong = write(folder / "shard-1.gguf", b"b" * 70_000)
-    fresh = write(folder / "shard-2.gguf", b"")
-    known = KnownRoots(load_settings({"name": "here"}).roots_path)
-    known.remember(info_hash("shard-0.gguf", 70_000), good)
-    known.remember(info_hash("shard-1.gguf", 70_000), ROOT)
-    assert cli.run(["torrent", "verify", "--shards-dir", str(folder)]) == 1
-    said = capsys.readouterr()
-    assert said.out.splitlines() == [
-        f"ok         {folder}/shard-0.gguf  {good}  (remembered by here)",
-        f"DIFFERS    {folder}/shard-1.gguf  {wrong}",
-        f"           from {ROOT} (remembered by here)",
-        f"not known  {folder}/shard-2.gguf  {fresh}",
-    ]
-    assert said.err == (
-        "Not what it should be: shard-1.gguf. Move it away, then fetch it again: "
-        "swarmtui torrent get shard-1.gguf\n"
-    )
-    monkeypatch.chdir(folder)
-    assert cli.run(["torrent", "verify", "shard-0.gguf", "shard-2.gguf"]) == 0
-
-
-def test_a_given_root_counts_before_a_pin_and_a_pin_before_memory(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    root = write(tmp_path / "x.gguf", b"content")
-    known = KnownRoots(load_settings({"name": "here"}).roots_path)
-    known.remember(info_hash("x.gguf", 7), root)
-    (tmp_path / "swarmtui.toml").write_text(f'pins = ["x.gguf@{ROOT}"]\n')
-    assert cli.run(["torrent", "verify", "x.gguf"]) == 1
-    assert f"from {ROOT} (pinned)" in capsys.readouterr().out
-    assert cli.run(["torrent", "verify", "x.gguf", "--root", root.upper()]) == 0
-    assert "(given)" in capsys.readouterr().out
-    assert cli.run(["torrent", "verify", f"x.gguf@{root}"]) == 0
-    assert cli.run(["torrent", "verify", f"x.gguf@{ROOTS[0]}"]) == 1
-    assert f"from {ROOTS[0]} (given)" in capsys.readouterr().out
-
-
-def test_verify_names_the_node_and_refuses_a_damaged_list(tmp_path: Path, capsys: Capture) -> None:
-    path = tmp_path / "x.gguf"
-    root = write(path, b"content")
-    for name, remembered in (("one", root), ("two", ROOT)):
-        known = KnownRoots(load_settings({"name": name}).roots_path)
-        known.remember(info_hash("x.gguf", 7), remembered)
-    assert cli.run(["torrent", "verify", str(path)]) == 0
-    assert "(remembered by one)" in capsys.readouterr().out
-    assert cli.run(["torrent", "verify", str(path), "--name", "two"]) == 1
-    load_settings({"name": "two"}).roots_path.write_text("[]")
-    assert cli.run(["torrent", "verify", str(path), "--name", "two"]) == 2
-    assert "is damaged" in capsys.readouterr().err
-
-
-def test_verify_refuses_what_is_no_regular_file(tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "real.gguf").write_bytes(b"content")
-    (tmp_path / "link.gguf").symlink_to(tmp_path / "real.gguf")
-    assert cli.run(["torrent", "verify", str(tmp_path / "link.gguf")]) == 2
-    assert "cannot be read" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- publish
-
-
-def test_publish_prints_what_others_need(
-    node: Node, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "m.gguf").write_bytes(b"GGUF" + b"\0" * 60)
-    node.answer = {"info_hash": HASH, "filename": "m.gguf", "size": 64, "root": ROOT}
-    assert cli.run(["torrent", "publish", "m.gguf"]) == 0
-    said = capsys.readouterr().out
-    assert node.asked == [("publish", {"path": str(tmp_path / "m.gguf")})]
-    assert f"others     --pin m.gguf@{ROOT}" in said
-    folder = tmp_path / "of-the-node"
-    folder.mkdir()
-    (folder / "n.gguf").write_bytes(b"GGUF")
-    node.emit(msgspec.structs.replace(sample.started(), shards_dir=str(folder)))
-    assert cli.run(["torrent", "publish", "n.gguf"]) == 0
-    assert node.asked[-1] == ("publish", {"path": str(folder / "n.gguf")})
-    assert cli.run(["torrent", "publish", "o.gguf"]) == 2
-    assert f"There is no file {folder}/o.gguf" in capsys.readouterr().err
-    assert re.search(rf"info hash +{HASH}", said)
-
-
-def test_no_subcommand_needs_a_heavy_library() -> None:
-    done = python(
-        "import sys\n"
-        "import swarmtui.commands.torrent, swarmtui.following, swarmtui.torrent_list\n"
-        "heavy = {'trio', 'libp2p', 'textual', 'rich', 'numpy', 'llama_cpp', 'gguf'}\n"
-        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "heavy: []" in done.stdout

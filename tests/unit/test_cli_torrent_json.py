@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli_torrent import (
+from torrent_cli_kit import (
     HASH,
     MIB,
     NAME,
@@ -21,6 +21,7 @@ from test_cli_torrent import (
     changed,
     failed,
     finished,
+    no_pause,
     node,
     wanted,
     write,
@@ -33,7 +34,7 @@ from node.torrent.files import info_hash
 from node.torrent.trust import KnownRoots
 from swarmtui import cli
 
-__all__ = ["node"]
+__all__ = ["no_pause", "node"]
 
 ITEM = {"filename", "info_hash", "root", "size", "status", "fetched", "seconds"}
 
