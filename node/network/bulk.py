@@ -16,6 +16,8 @@ from node.network.peers import Peers
 from node.network.streams import StreamUnavailable, open_stream
 
 WAIT_TCP_S = 3.0
+EXPECTED_BYTES = 4 * 1024 * 1024
+"""What may come at once on a stream this side opened: credit for the first requests' answers."""
 """How long a transfer waits for TCP to come up beside QUIC: first contact is over QUIC."""
 OPEN_S = 8.0
 
@@ -49,6 +51,11 @@ class BulkStream:
         view[: len(data)] = data
         return len(data)
 
+    def expect(self, size: int) -> None:
+        """Say that about so many bytes may be under way at once, where the stream can use it."""
+        if self._fast is not None:
+            self._fast.expect(size)
+
     async def write(self, data: Buffer) -> None:
         """Send all of `data`, waiting while the other side is full."""
         if self._fast is not None:
@@ -81,7 +88,9 @@ class BulkStreams:
         peer = ID.from_base58(peer_id)
         stream, _ = await open_stream(self._host, peer, self._protocol, timeout=OPEN_S)
         assert isinstance(stream, NetStream)
-        return BulkStream(stream)
+        bulk = BulkStream(stream)
+        bulk.expect(EXPECTED_BYTES)
+        return bulk
 
     def serve(self, handler: Callable[[BulkStream, str], Awaitable[object]]) -> None:
         """Have `handler(stream, peer id)` serve what peers open; it ends the stream itself."""

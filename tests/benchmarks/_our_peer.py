@@ -21,7 +21,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from node.network.bulk import BulkStream
+from node.network.bulk import EXPECTED_BYTES, BulkStream
 from node.network.dialer import Dialer
 from node.network.host import build_host, running_host, set_handler
 from node.network.identity import Identity
@@ -182,7 +182,9 @@ async def fetch_one(host: BasicHost, order: Answer) -> Answer:
         await Dialer(host).dial(peer, Multiaddr(source["address"]))
 
         async def connect(peer: ID = peer) -> BulkStream:
-            return BulkStream((await open_stream(host, peer, PROTOCOL))[0])
+            stream = BulkStream((await open_stream(host, peer, PROTOCOL))[0])
+            stream.expect(EXPECTED_BYTES)
+            return stream
 
         download.add_source(source["peer_id"], connect)
     connected = time.perf_counter()

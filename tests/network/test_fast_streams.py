@@ -136,6 +136,28 @@ async def test_both_sides_write_over_a_connection_that_holds_nothing() -> None:
         assert sums["sent back"] == sums["got back"]
 
 
+async def test_an_expected_flood_gets_its_window_at_once_and_within_the_limits() -> None:
+    limits = Limits(max_window=4 * 1024 * 1024, growth=6 * 1024 * 1024)
+    async with muxers(memory_conns(), (limits, limits)) as (one, two):
+        first, theirs = await stream_pair(one, two)
+        first.expect(1024 * 1024)
+        with trio.fail_after(5):
+            while theirs.send_window < 1024 * 1024:
+                await trio.lowlevel.checkpoint()
+        assert first.window == first.credit == 1024 * 1024
+        first.expect(1024)  # less than there is: nothing to say
+        assert first.window == 1024 * 1024
+        first.expect(64 * 1024 * 1024)
+        assert first.window == limits.max_window
+        second, _ = await stream_pair(one, two)
+        second.expect(64 * 1024 * 1024)
+        grown = first.window + second.window - 2 * INITIAL_WINDOW
+        assert grown == limits.growth
+        with trio.fail_after(5):
+            while theirs.send_window < limits.max_window:
+                await trio.lowlevel.checkpoint()
+
+
 async def test_one_byte_frames_do_not_cost_hundreds_of_bytes_each() -> None:
     async with muxers(memory_conns()) as (one, two):
         mine, theirs = await stream_pair(one, two)

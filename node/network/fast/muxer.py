@@ -54,12 +54,14 @@ class Limits:
 
     `max_window` bytes per stream, `growth` bytes of window beyond the standard 256 KiB for all
     streams together, `max_unread` bytes received and not yet read for all streams together.
+    Credit comes back per half window, so over a long way half of `max_window` is under way: it is
+    twice what a transfer asks for at once.
     """
 
     max_inbound: int = 512
     max_outbound: int = 256
-    max_window: int = MAX_LENGTH
-    growth: int = 2 * MAX_LENGTH
+    max_window: int = 2 * MAX_LENGTH
+    growth: int = 3 * MAX_LENGTH
     max_unread: int = 4 * MAX_LENGTH
 
 

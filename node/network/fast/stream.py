@@ -155,6 +155,19 @@ class FastStream(IMuxedStream):
         self._muxer.taken(self, size)
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
+    def expect(self, size: int) -> None:
+        """Much will come: open the window to `size` bytes now, within the muxer's limits.
+
+        Doubling from 256 KiB up costs a round trip each time, and the first at the worst moment.
+        """
+        before = self.window
+        while self.window < size and (grown := self._muxer.grow(self.window)):
+            self.window += grown
+        if self.window > before:
+            self.credit += self.window - before
+            self._session.seal(frame(WINDOW_UPDATE, 0, self.stream_id, self.window - before))
+            self._session.flush()
+
     def _grant(self, consumed: int) -> None:
         now = trio.current_time()
         if now - self._granted_at < GROW_BELOW_S:
