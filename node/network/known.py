@@ -29,8 +29,6 @@ class Known:
     ping: PingStream
     addresses: list[Multiaddr] = field(default_factory=list)
     heard: float = 0.0
-    # How late this node itself had been in all when the peer was last heard.
-    late_when_heard: float = 0.0
     failures: int = 0
     silent: bool = False
     suspected: bool = False

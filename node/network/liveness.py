@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 
 import trio
@@ -49,7 +50,7 @@ class Liveness:
         self._lost: list[Callable[[str], None]] = []
         self._rotation = 0
         self._late_until = 0.0
-        self._late_s = 0.0
+        self._late: deque[tuple[float, float]] = deque()
         self.nursery: trio.Nursery | None = None
         self.watched: Callable[[], Collection[str]] = lambda: ()
 
@@ -66,7 +67,7 @@ class Liveness:
             return
         now = trio.current_time()
         quiet = now - entry.heard
-        entry.heard, entry.failures, entry.late_when_heard = now, 0, self._late_s
+        entry.heard, entry.failures = now, 0
         if entry.quarantined_until:
             entry.quarantined_until, entry.quarantine_s = 0.0, QUARANTINE_FIRST_S
             self._emit(ev.PeerReleased(at=time.time(), peer_id=peer_id))
@@ -158,7 +159,7 @@ class Liveness:
 
         A node that was itself too busy to hear waits longer, twice as long at most.
         """
-        late = self._late_s - entry.late_when_heard
+        late = sum(max(0.0, end - max(begin, entry.heard)) for begin, end in self._late)
         return entry.heard + self._silence_s + min(2 * late, self._silence_s)
 
     def _suspect(self, entry: Known, reason: str) -> None:
@@ -175,7 +176,7 @@ class Liveness:
             while entry.heard == heard and not entry.silent:
                 due = self._patience(entry)
                 await trio.sleep_until(due)
-                self._note_lateness(trio.current_time() - due)
+                self._note_lateness(due)
                 if trio.current_time() >= self._patience(entry):
                     break
         finally:
@@ -188,10 +189,14 @@ class Liveness:
         if self.nursery is not None and self._connector.live_transports(entry):
             self.nursery.start_soon(self._disconnect, entry.peer_id)
 
-    def _note_lateness(self, seconds: float) -> None:
-        if seconds > LATE_S:
-            self._late_s += seconds
-            self._late_until = trio.current_time() + 2 * self._ping_s
+    def _note_lateness(self, due: float) -> None:
+        """This node does now what was due at `due`: meanwhile it heard nobody."""
+        now = trio.current_time()
+        if now - due > LATE_S:
+            self._late.append((due, now))
+            self._late_until = now + 2 * self._ping_s
+        while self._late and self._late[0][1] < now - 2 * self._silence_s:
+            self._late.popleft()
 
     # ------------------------------------------------------------ running
 
@@ -219,4 +224,4 @@ class Liveness:
                 nursery.start_soon(self.check, peer_id)
             due = trio.current_time() + self._ping_s * random.uniform(0.85, 1.15)
             await trio.sleep_until(due)
-            self._note_lateness(trio.current_time() - due)
+            self._note_lateness(due)

@@ -140,19 +140,37 @@ async def test_a_peer_heard_in_time_is_not_silent(autojump_clock: MockClock) -> 
     assert table.silent() is None
 
 
-async def test_a_node_that_was_late_itself_waits_longer_but_not_for_ever() -> None:
-    """Three seconds in which this node did nothing count double, at most twice the limit."""
+async def test_a_node_that_was_late_itself_waits_longer_but_not_for_ever(
+    mock_clock: MockClock,
+) -> None:
+    """Seconds in which this node did nothing count double, those since the peer was heard only."""
+    mock_clock.jump(1000)
     table = Table(("tcp",))
-    table.liveness.heard(PEER)
-    now = trio.current_time()
-    table.liveness._note_lateness(0.25)  # as late as any loop is now and then
-    assert table.liveness._patience(table.entry) == pytest.approx(now + 15, abs=0.1)
-    table.liveness._note_lateness(3.0)
-    assert table.liveness._patience(table.entry) == pytest.approx(now + 21, abs=0.1)
-    table.liveness._note_lateness(100.0)
-    assert table.liveness._patience(table.entry) == pytest.approx(now + 30, abs=0.1)
-    table.liveness.heard(PEER)
-    assert table.liveness._patience(table.entry) == pytest.approx(now + 15, abs=0.1)
+    liveness, entry = table.liveness, table.entry
+
+    def late(seconds: float) -> None:
+        due = trio.current_time()
+        mock_clock.jump(seconds)
+        liveness._note_lateness(due)
+
+    due = trio.current_time()
+    mock_clock.jump(6)
+    liveness.heard(PEER)
+    heard = trio.current_time()
+    mock_clock.jump(1)
+    liveness._note_lateness(due)  # seven seconds late, of them one since the peer was heard
+    assert liveness._patience(entry) == pytest.approx(heard + 15 + 2)
+    late(0.25)  # as late as any loop is now and then
+    assert liveness._patience(entry) == pytest.approx(heard + 15 + 2)
+    late(3.0)
+    assert liveness._patience(entry) == pytest.approx(heard + 15 + 2 + 6)
+    late(10.0)
+    assert liveness._patience(entry) == pytest.approx(heard + 30)
+    liveness.heard(PEER)
+    assert liveness._patience(entry) == pytest.approx(trio.current_time() + 15)
+    mock_clock.jump(31)
+    liveness._note_lateness(trio.current_time())
+    assert not liveness._late, "what is over is forgotten"
 
 
 async def test_who_listens_on_udp_and_who_does_not() -> None:
