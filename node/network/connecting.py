@@ -107,8 +107,9 @@ class Connector:
     async def _dial_quic(self, entry: Known, address: Multiaddr) -> None:
         """Dial over QUIC; where it does not answer soon, try TCP beside it.
 
-        UDP tells nothing of a node that is gone, and a handshake of py-libp2p's QUIC can get
-        stuck: either would cost its whole deadline. TCP answers or refuses at once.
+        A handshake of py-libp2p's QUIC can get stuck, and does not see that the port is closed:
+        either would cost its whole deadline. TCP answers or refuses at once, a bare packet may
+        be refused.
         """
         failure: DialFailed | None = None
 
@@ -122,7 +123,14 @@ class Connector:
                 failure = reasons[-1]
                 nursery.cancel_scope.cancel()
 
+        async def closed_port() -> None:
+            nonlocal failure
+            if await udp_refused(address):
+                failure = DialFailed("connection refused", refused=True)
+                nursery.cancel_scope.cancel()
+
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(closed_port)
             if self.transport == "dual":
                 nursery.start_soon(tcp_later)
             try:

@@ -160,7 +160,7 @@ class Liveness:
         A node that was itself too busy to hear waits longer, twice as long at most.
         """
         late = sum(max(0.0, end - max(begin, entry.heard)) for begin, end in self._late)
-        return entry.heard + self._silence_s + min(2 * late, self._silence_s)
+        return entry.heard + self._silence_s + min(late, self._silence_s)
 
     def _suspect(self, entry: Known, reason: str) -> None:
         """Have the silence limit kept to the second, not to the next ping."""

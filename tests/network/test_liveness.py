@@ -143,7 +143,7 @@ async def test_a_peer_heard_in_time_is_not_silent(autojump_clock: MockClock) -> 
 async def test_a_node_that_was_late_itself_waits_longer_but_not_for_ever(
     mock_clock: MockClock,
 ) -> None:
-    """Seconds in which this node did nothing count double, those since the peer was heard only."""
+    """Seconds in which this node heard nobody do not count, those since the peer was heard."""
     mock_clock.jump(1000)
     table = Table(("tcp",))
     liveness, entry = table.liveness, table.entry
@@ -159,12 +159,12 @@ async def test_a_node_that_was_late_itself_waits_longer_but_not_for_ever(
     heard = trio.current_time()
     mock_clock.jump(1)
     liveness._note_lateness(due)  # seven seconds late, of them one since the peer was heard
-    assert liveness._patience(entry) == pytest.approx(heard + 15 + 2)
+    assert liveness._patience(entry) == pytest.approx(heard + 15 + 1)
     late(0.25)  # as late as any loop is now and then
-    assert liveness._patience(entry) == pytest.approx(heard + 15 + 2)
+    assert liveness._patience(entry) == pytest.approx(heard + 15 + 1)
     late(3.0)
-    assert liveness._patience(entry) == pytest.approx(heard + 15 + 2 + 6)
-    late(10.0)
+    assert liveness._patience(entry) == pytest.approx(heard + 15 + 1 + 3)
+    late(20.0)
     assert liveness._patience(entry) == pytest.approx(heard + 30)
     liveness.heard(PEER)
     assert liveness._patience(entry) == pytest.approx(trio.current_time() + 15)
@@ -181,6 +181,23 @@ async def test_who_listens_on_udp_and_who_does_not() -> None:
         packet = await taken.recv(16)
         assert len(packet) == 1
     assert await udp_refused(address)
+
+
+@pytest.mark.swarm
+@pytest.mark.parametrize("transport", ["quic", "dual"])
+async def test_a_closed_quic_port_is_refused_at_once_and_not_after_a_deadline(
+    other: Callable[[str], Other], transport: str
+) -> None:
+    there = other("quic")
+    async with hosts(1, transport) as [a]:
+        a.knows(there.peer_id, there.addresses)
+        there.kill()
+        began = time.monotonic()
+        assert not await a.peers.connect(there.peer_id, force=True)
+        assert time.monotonic() - began < 2
+        [failed] = a.events(ev.PeerDialFailed)
+        assert (failed.transport, failed.reason) == ("quic", "connection refused")
+        assert [item.reason for item in a.events(ev.PeerSilent)] == ["connection refused"]
 
 
 @pytest.mark.swarm
