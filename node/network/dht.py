@@ -1,9 +1,8 @@
 """The Kademlia DHT of a node: py-libp2p's server, tables and stores; lookups of our own.
 
 Stock lookups ask every peer twice, one dead peer delays each by 10 s, and nothing tells what was
-asked. Here a lookup sends GET_VALUE straight along the way (its answers carry closer peers), asks
-at most ALPHA peers at a time with a deadline each, leaves quarantined peers out, stops when enough
-peers agree, and emits one event with every peer's part in it.
+asked. Here a lookup sends GET_VALUE straight along the way (its answers carry closer peers), stops
+when enough peers agree, and emits one event with every peer's part in it; see node.network.walking.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.common import PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
-from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
 from libp2p.records.record import make_signed_put_record
 from libp2p.records.validator import NamespacedValidator, Validator
@@ -29,26 +27,23 @@ from libp2p.records.validator import NamespacedValidator, Validator
 from node import events as ev
 from node.network.host import set_handler
 from node.network.peers import Peers
-from node.network.rpc import Answer, CallFailed, DhtCalls
+from node.network.rpc import Answer, DhtCalls
 from node.network.streams import BufferedStream
 from node.network.value_store import BoundedProviderStore, BoundedValueStore, StoreFull
+from node.network.walking import ALPHA, ANCHORS, Result, Walker
 from node.swarm import keys
 
-ALPHA = 3
 REPLICATION = 8
 AGREE = 2
-MAX_ASKED = 12
-# Who does not answer for so long no longer takes one of the ALPHA places, and a lookup with other
-# answers does not wait for it: dead peers cost less than a second, whatever their deadline. What
-# comes later still counts for the peer.
-PATIENCE_S = 0.7
+ASKED_FOR_RECORD = 4
+"""So many answers without a record and it is missing; it is asked for often."""
+ASKED_FOR_PROVIDERS = REPLICATION
 INBOUND_STREAMS = 512
 MAX_PROVIDER_KEY = 80
 PROVIDES_PER_WINDOW = 256
 
 Emit = Callable[[ev.Event], None]
 Check = Callable[[str, bytes, str], None]
-Result = Literal["value", "closer", "stored", "providers", "none", "timeout", "error", "refused"]
 
 _calling_peer: contextvars.ContextVar[str] = contextvars.ContextVar("calling_peer", default="")
 
@@ -107,19 +102,12 @@ class Dht:
         self._kad.value_store = self._store
         self._kad.provider_store = BoundedProviderStore(host, self._kad.peer_routing)
         set_handler(host, str(PROTOCOL_ID), self._serve)
-        self._nursery: trio.Nursery | None = None
+        self._walker = Walker(self._own, peers, self._kad.routing_table, timeout_s)
         self._told_size = 0
-        self._running = trio.Event()
 
     async def run(self) -> None:
         """Carry the calls of lookups until cancelled; lookups wait for it to start."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self._running.set()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None  # the node is stopping: lookups end with what they have
+        await self._walker.run()
 
     async def _serve(self, stream: INetStream) -> None:
         peer_id = str(stream.muxed_conn.peer_id)
@@ -155,117 +143,6 @@ class Dht:
         if self.size != self._told_size:
             self._told_size = self.size
             self._emit(ev.RoutingUpdated(at=time.time(), peer_id=peer_id, size=self.size))
-
-    def _nearest(self, key: bytes) -> list[ID]:
-        table = list(self._kad.routing_table.find_local_closest_peers(key, 20))
-        for peer_id in self._peers.connected_ids():
-            peer = ID.from_base58(peer_id)
-            if peer not in table:
-                table.append(peer)
-        return sort_peer_ids_by_distance(key, [peer for peer in table if self._may_ask(peer)])
-
-    def _may_ask(self, peer: ID) -> bool:
-        return peer != self._own and self._peers.usable(str(peer))
-
-    # ------------------------------------------------------------ lookups
-
-    async def _walk(
-        self,
-        key: bytes,
-        ask: Callable[[ID], Awaitable[tuple[Answer, Result, str]]],
-        enough: Callable[[], bool],
-        asked: list[ev.PeerAnswer],
-        limit: int = MAX_ASKED,
-    ) -> list[ID]:
-        """Ask peers ever closer to `key`; returns those that answered, closest first.
-
-        The calls run in the DHT's own nursery: a call that is no longer needed ends by itself,
-        its kept stream stays usable.
-        """
-        await self._running.wait()
-        candidates = self._nearest(key)
-        seen: set[ID] = set()
-        answered: list[ID] = []
-        running: dict[ID, float] = {}
-        stalled: set[ID] = set()
-        done = False
-        wake = trio.Event()
-
-        async def one(peer: ID) -> None:
-            start = running[peer]
-            answer, result, detail = Answer(), "error", ""
-            try:
-                if not await self._reach(peer):
-                    detail = "not connected"
-                    return
-                answer, result, detail = await ask(peer)
-                answered.append(peer)
-                self._peers.heard(str(peer))
-            except CallFailed as error:
-                result, detail = ("timeout" if error.timeout else "error"), error.reason
-                self._peers.check_soon(str(peer))
-            finally:
-                took = (time.perf_counter() - start) * 1000
-                if not done:  # a late answer still taught us that the peer lives
-                    asked.append(
-                        ev.PeerAnswer(
-                            peer_id=str(peer),
-                            duration_ms=round(took, 2),
-                            result=result,  # type: ignore[arg-type]
-                            detail=detail,
-                        )
-                    )
-                for peer_id, addresses in answer.closer:
-                    closer = (
-                        self._peers.learn(peer_id, addresses, "dht")
-                        if addresses
-                        else self._peers.get(peer_id)
-                    )
-                    if closer is not None and closer.id not in seen:
-                        candidates.append(closer.id)
-                running.pop(peer, None)
-                wake.set()
-
-        while not enough() and self._nursery is not None:
-            open_ones = [p for p in candidates if p not in seen and self._may_ask(p)]
-            ranked = sort_peer_ids_by_distance(key, list(dict.fromkeys(open_ones)))
-            active = running.keys() - stalled
-            free = max(min(ALPHA - len(active), limit - len(seen)), 0)
-            if not ranked[:free] and not active and (answered or not running):
-                break
-            for peer in ranked[:free]:
-                seen.add(peer)
-                running[peer] = time.perf_counter()
-                self._nursery.start_soon(one, peer)
-            wake = trio.Event()
-            with trio.move_on_after(PATIENCE_S) as patience:
-                await wake.wait()
-            if patience.cancelled_caught:
-                stalled.update(running)
-        done = True
-        if not enough():
-            asked.extend(self._not_awaited(running))
-        return sort_peer_ids_by_distance(key, answered)
-
-    def _not_awaited(self, running: dict[ID, float]) -> list[ev.PeerAnswer]:
-        now = time.perf_counter()
-        return [
-            ev.PeerAnswer(
-                peer_id=str(peer),
-                duration_ms=round((now - start) * 1000, 2),
-                result="timeout",
-                detail="not waited for",
-            )
-            for peer, start in running.items()
-        ]
-
-    async def _reach(self, peer: ID) -> bool:
-        peer_id = str(peer)
-        if self._peers.is_connected(peer_id):
-            return True
-        with trio.move_on_after(self._timeout):
-            return await self._peers.connect(peer_id)
-        return False
 
     def _begin(self, kind: ev.QueryKind, key: str, shard_id: int | None) -> tuple[int, float]:
         query_id = next(self._ids)
@@ -323,9 +200,9 @@ class Dht:
 
         def enough() -> bool:
             answers = sum(item.result in ("value", "none", "refused") for item in asked)
-            return len(values) >= AGREE or answers >= 2 * AGREE
+            return len(values) >= AGREE or answers >= ASKED_FOR_RECORD
 
-        await self._walk(raw_key, ask, enough, asked)
+        await self._walker.walk(raw_key, ask, enough, asked, anchors=1)
         local = self._store.get(raw_key)
         if local is not None:
             values.append(bytes(local.value))
@@ -349,6 +226,20 @@ class Dht:
             with contextlib.suppress(StoreFull):  # the copy here is a convenience, others keep it
                 self._store.put_record(raw_key, record)
 
+    async def _approach(self, raw_key: bytes, call: Callable[[ID], Awaitable[Answer]]) -> None:
+        """Meet the peers closest to a key before something is stored there.
+
+        Whoever looks for it learns of closer peers from every answer; storing has no answers that
+        name any. In a large swarm the two would end at different peers.
+        """
+        if len(self._walker.nearest(raw_key)) <= REPLICATION:
+            return  # all of them get it anyway
+
+        async def ask(peer: ID) -> tuple[Answer, Result, str]:
+            return await call(peer), "closer", ""
+
+        await self._walker.walk(raw_key, ask, lambda: False, [], limit=2 * ALPHA)
+
     async def put(self, key: str, value: bytes, shard_id: int | None = None) -> int:
         """Store a record here and at the REPLICATION closest peers; returns how many took it.
 
@@ -368,7 +259,13 @@ class Dht:
         def enough() -> bool:
             return sum(item.result == "stored" for item in asked) >= REPLICATION
 
-        await self._walk(raw_key, ask, enough, asked, limit=REPLICATION + ALPHA)
+        if keys.parse(key).kind == "torrent":  # the others are announced by gossip, too
+            await self._approach(
+                raw_key, lambda peer: self._calls.get_value(peer, raw_key, self._timeout)
+            )
+        await self._walker.walk(
+            raw_key, ask, enough, asked, limit=REPLICATION + ALPHA, anchors=ANCHORS
+        )
         stored = sum(item.result == "stored" for item in asked)
         outcome: Literal["stored", "partial", "failed"] = (
             "stored" if stored == len(asked) else "partial" if stored else "failed"
@@ -386,7 +283,7 @@ class Dht:
             answer = await self._calls.find_node(peer, target, self._timeout)
             return answer, "closer", f"{len(answer.closer)} peers"
 
-        found = await self._walk(target, ask, lambda: False, asked)
+        found = await self._walker.walk(target, ask, lambda: False, asked)
         for peer in found:
             await self.add_peer(str(peer))
         outcome: Literal["found", "missing"] = "found" if found else "missing"
@@ -407,7 +304,12 @@ class Dht:
         def enough() -> bool:
             return sum(item.result == "stored" for item in asked) >= REPLICATION
 
-        await self._walk(raw_key, ask, enough, asked, limit=REPLICATION + ALPHA)
+        await self._approach(
+            raw_key, lambda peer: self._calls.get_providers(peer, raw_key, self._timeout)
+        )
+        await self._walker.walk(
+            raw_key, ask, enough, asked, limit=REPLICATION + ALPHA, anchors=ANCHORS
+        )
         stored = sum(item.result == "stored" for item in asked)
         outcome: Literal["stored", "failed"] = "stored" if stored or not asked else "failed"
         self._end(begun, "provide", key, None, asked, outcome, stored)
@@ -435,9 +337,11 @@ class Dht:
             return answer, "providers" if answer.providers else "none", ""
 
         def enough() -> bool:
-            return sum(item.result in ("providers", "none") for item in asked) >= AGREE
+            named = sum(item.result == "providers" for item in asked)
+            answers = named + sum(item.result == "none" for item in asked)
+            return named >= AGREE or answers >= ASKED_FOR_PROVIDERS
 
-        await self._walk(raw_key, ask, enough, asked)
+        await self._walker.walk(raw_key, ask, enough, asked, anchors=1)
         outcome: Literal["found", "missing"] = "found" if found else "missing"
         self._end(begun, "find_providers", key, shard_id, asked, outcome, len(found))
         return list(found)

@@ -34,6 +34,7 @@ from node.network.addresses import announced, listen_addresses, transport_of
 from node.network.fast import Suite, install, offered, security
 from node.network.identity import Identity
 from node.network.noise import SteadyNoise
+from node.network.peerstore import BoundedPeerStore
 from node.shielding import grace
 
 MAX_CONNECTIONS = 512
@@ -104,6 +105,7 @@ def build_host(
         transports.append(TCP())
     host = new_host(
         key_pair=identity.key_pair,
+        peerstore_opt=BoundedPeerStore(),
         sec_opt=_security(identity, stock, suites),
         transports=transports,
         connection_config=_connection_config(),

@@ -8,6 +8,7 @@ record leaves with its own age instead of py-libp2p's 24 hours.
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import msgspec
 from libp2p.host.basic_host import BasicHost
@@ -18,12 +19,17 @@ from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 
+from node.network.addresses import MAX_ADDRESSES
+from node.network.peerstore import short
 from node.swarm.records import MAX_AGE_S, MAX_TORRENT_AGE_S
 
 MAX_KEYS = 4096
 # A holder has two keys for each of the 64 shards it may announce, and those of its files.
 MAX_KEYS_PER_AUTHOR = 192
 MAX_PROVIDERS_PER_KEY = 20  # py-libp2p's k, which it enforces too
+PROVIDER_AGE_S = 3600.0
+"""As torrent records; nodes provide again every twenty minutes."""
+CLEAN_AGAIN_S = 30.0
 
 
 class _Author(msgspec.Struct):
@@ -101,23 +107,64 @@ class BoundedValueStore(ValueStore):
 
 
 class BoundedProviderStore(ProviderStore):
-    """py-libp2p's provider store with limits; the first providers stay when a key is full."""
+    """py-libp2p's provider store with limits; the first providers stay when a key is full.
+
+    They leave after PROVIDER_AGE_S instead of 48 hours, so that invented ones cannot keep a key
+    full for long after whoever made them has gone.
+    """
 
     def __init__(self, host: BasicHost, routing: PeerRouting) -> None:
         super().__init__(host=host, peer_routing=routing)
+        self._keys_by: Counter[str] = Counter()
+        self._cleaned_at = 0.0
 
     def add_provider(self, key: bytes, provider: PeerInfo) -> None:
         """Remember that a peer offers `key`, within the limits."""
+        self._clean(key)
         entries = self.providers.get(key, {})
         mine = str(provider.peer_id)
         if mine not in entries:
             if len(entries) >= MAX_PROVIDERS_PER_KEY:
                 return
-            if key not in self.providers and len(self.providers) >= MAX_KEYS:
-                self.cleanup_expired()
-                if len(self.providers) >= MAX_KEYS:
+            if self._full(key, mine):
+                # A flood must not have every one of its messages look through the whole store.
+                if time.time() - self._cleaned_at < CLEAN_AGAIN_S:
                     return
-            owned = sum(mine in item for item in self.providers.values())
-            if owned >= MAX_KEYS_PER_AUTHOR:
-                return
-        super().add_provider(key, provider)
+                self.cleanup_expired()
+                if self._full(key, mine):
+                    return
+            self._keys_by[mine] += 1
+        # Every answer that names this provider carries its addresses.
+        addresses = short(provider.addrs)[:MAX_ADDRESSES]
+        super().add_provider(key, PeerInfo(provider.peer_id, addresses))
+
+    def _full(self, key: bytes, peer_id: str) -> bool:
+        """Whether a peer may not provide one more key, or this key not be a new one."""
+        new_key = key not in self.providers
+        return self._keys_by[peer_id] >= MAX_KEYS_PER_AUTHOR or (
+            new_key and len(self.providers) >= MAX_KEYS
+        )
+
+    def get_providers(self, key: bytes) -> list[PeerInfo]:
+        """The providers of a key whose time is not up."""
+        self._clean(key)
+        return super().get_providers(key)
+
+    def cleanup_expired(self) -> None:
+        """Drop the providers whose time is up."""
+        self._cleaned_at = time.time()
+        for key in list(self.providers):
+            self._clean(key)
+
+    def _clean(self, key: bytes) -> None:
+        entries = self.providers.get(key)
+        if entries is None:
+            return
+        oldest = time.time() - PROVIDER_AGE_S
+        for peer_id in [name for name, item in entries.items() if item.timestamp < oldest]:
+            del entries[peer_id]
+            self._keys_by[peer_id] -= 1
+            if not self._keys_by[peer_id]:
+                del self._keys_by[peer_id]
+        if not entries:
+            del self.providers[key]

@@ -172,21 +172,32 @@ class Transferring:
         root = download.plan.root.hex()
         asked = 0.0
         provided = False
+        dropped: set[str] = set()
         while True:
             for peer_id in self._sources.catalogue.peers_with(job.info_hash, root):
-                self._add(download, peer_id)
+                self._add(download, peer_id, dropped)
             if trio.current_time() >= asked:
                 asked = trio.current_time() + LOOK_AGAIN_S
                 for peer_id in await self._sources.seeders(job.info_hash, root):
-                    self._add(download, peer_id)
+                    self._add(download, peer_id, dropped)
             if not provided and download.snapshot.pieces_done:
                 provided = True
                 await self.provide(root)
             await self._sources.news(LOOK_AGAIN_S)
 
-    def _add(self, download: Download, peer_id: str) -> None:
-        if len(download.snapshot.sources) >= MAX_PEERS:
+    def _add(self, download: Download, peer_id: str, dropped: set[str]) -> None:
+        """Make a peer a source. Where there are too many it takes the place of one that could not
+        be reached: providers can be invented, and those would keep the honest ones out.
+        """
+        sources = download.snapshot.sources
+        if any(item.peer_id == peer_id for item in sources):
             return
+        if len(sources) >= MAX_PEERS:
+            failed = [i.peer_id for i in sources if i.state == "backoff" and not i.received]
+            if not failed or peer_id in dropped:
+                return
+            dropped.add(failed[0])
+            download.remove_source(failed[0])
 
         async def open_stream() -> Stream:
             return await self._streams.open(peer_id)
