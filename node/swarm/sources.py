@@ -30,7 +30,10 @@ from node.torrent.manifest import ManifestRefusedError, Verifier
 
 Emit = Callable[[ev.Event], None]
 ASK_AGAIN_S = 10.0
-ASK_AT_ONCE = 4
+ASK_FAILED_AGAIN_S = 60.0
+"""Who did not answer waits longer, so that those behind it have their turn."""
+ASK_AT_ONCE = 16
+ASK_ALL_S = 8.0
 ASK_TIMEOUT_S = 5.0
 MAX_ANSWERED = 256
 MAX_MANIFESTS = 4
@@ -88,7 +91,7 @@ class Sources:
         self._verify = verify
         self._emit = emit
         self._manifests = manifests
-        self._asked_at: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
         self._asking: dict[str, trio.Event] = {}
         self._news = trio.Event()
         self._dht: Dht
@@ -211,10 +214,16 @@ class Sources:
         for key in keys_gone:
             self._emit(ev.TorrentUnlisted(at=time.time(), info_hash=key, peer_id=peer_id))
 
+    def met(self, peer_id: str) -> None:
+        """A connection to a peer opened: what it did not answer before it may be asked again."""
+        again = self._not_before.get(peer_id)
+        if again is not None:
+            self._not_before[peer_id] = min(again, trio.current_time() + ASK_AGAIN_S)
+
     def forget(self, peer_id: str) -> None:
         """A peer said goodbye."""
         self.catalogue.forget(peer_id)
-        self._asked_at.pop(peer_id, None)
+        self._not_before.pop(peer_id, None)
 
     # ------------------------------------------------------------ news
 
@@ -257,11 +266,11 @@ class Sources:
             await running.wait()
             return
         now = trio.current_time()
-        if now - self._asked_at.get(peer_id, -ASK_AGAIN_S) < ASK_AGAIN_S:
+        if now < self._not_before.get(peer_id, now):
             return
-        if len(self._asked_at) >= MAX_ASKED:
-            self._asked_at.clear()
-        self._asked_at[peer_id] = now
+        if len(self._not_before) >= MAX_ASKED:
+            self._not_before.clear()
+        self._not_before[peer_id] = now + ASK_FAILED_AGAIN_S
         done = self._asking[peer_id] = trio.Event()
         try:
             if not self._peers.is_connected(peer_id) and not await self._peers.connect(peer_id):
@@ -270,23 +279,29 @@ class Sources:
                 peer_id, "LIST_FILES", {}, timeout=ASK_TIMEOUT_S, raw_result=True
             )
             if answer.get("status") == "success":
+                self._not_before[peer_id] = now + ASK_AGAIN_S
                 self._take_answer(answer.get("raw"), peer_id, whole=True)
         finally:
             del self._asking[peer_id]
             done.set()
 
     async def ask_all(self, peer_ids: Iterable[str]) -> None:
-        """LIST_FILES to several peers, some at a time."""
-        slots = trio.Semaphore(ASK_AT_ONCE)
+        """LIST_FILES to several peers, the connected ones first, some at a time.
 
-        async def one(peer_id: str) -> None:
-            async with slots:
+        Who is not heard in ASK_ALL_S is left for the next time: any number of peers can be
+        invented that do not answer, and each would cost its own deadline.
+        """
+        wanted = [item for item in dict.fromkeys(peer_ids) if item != self._own_id]
+        left = iter(sorted(wanted, key=lambda item: not self._peers.is_connected(item)))
+
+        async def some() -> None:
+            for peer_id in left:
                 await self.ask(peer_id)
 
-        async with trio.open_nursery() as nursery:
-            for peer_id in dict.fromkeys(peer_ids):
-                if peer_id != self._own_id:
-                    nursery.start_soon(one, peer_id)
+        with trio.move_on_after(ASK_ALL_S):
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(ASK_AT_ONCE, len(wanted))):
+                    nursery.start_soon(some)
 
     # ------------------------------------------------------------ looking for one file
 
@@ -308,7 +323,8 @@ class Sources:
     async def look_up(self, key: str) -> None:
         """Record and providers of an info hash in the DHT, and what those say they have."""
         dht_key = keys.torrent_key(self._cluster, key)
-        found: list[str] = []
+        authors: list[str] = []
+        named: list[str] = []
 
         async def records() -> None:
             for raw in await self._dht.get(dht_key):
@@ -318,13 +334,13 @@ class Sources:
                     continue  # refused, and told of, when it came
                 if isinstance(record, TorrentRecord) and not record.withdrawn:
                     self.take_record(record)
-                    found.append(record.peer_id)
+                    authors.append(record.peer_id)
 
         async def providers() -> None:
-            found.extend(await self._dht.find_providers(dht_key))
+            named.extend(await self._dht.find_providers(dht_key))
 
         await _both(records, providers)
-        await self.ask_all(found)
+        await self.ask_all(authors + named)
 
     async def seeders(self, key: str, root: str) -> set[str]:
         """Who serves this content: from the catalogue, and the providers of its root."""

@@ -51,6 +51,7 @@ class Syncing:
         if isinstance(event, ev.BootstrapConnected) and self._serves:
             self._nursery.start_soon(self._sync, event.peer_id)
         elif isinstance(event, ev.PeerConnected):
+            self._sources.met(event.peer_id)
             self._reconnected(event.peer_id)
             self._sources.tell()
         elif isinstance(event, ev.ShardDiscovered):

@@ -270,3 +270,65 @@ async def test_what_this_node_answers(bench: Bench, tmp_path: Path) -> None:
     assert other.with_it == {ONE.peer_id}
     assert other.sources.catalogue.peers_with(KEY, hashes.root.hex()) == {ME.peer_id}
     bench.library.close()
+
+
+@pytest.mark.parametrize("how", ["silent", "unreachable"])
+@pytest.mark.parametrize("first", [True, False])
+async def test_invented_providers_cost_seconds_and_hide_nobody(
+    bench: Bench, autojump_clock: object, monkeypatch: pytest.MonkeyPatch, how: str, first: bool
+) -> None:
+    """160 of them each cost their own deadline: 200 s, one after the other."""
+    bogus = [f"bogus-{number}" for number in range(160)]
+    named = [ONE.peer_id, *bogus] if first else [*bogus, ONE.peer_id]
+    bench.commands.files = {ONE.peer_id: [entry(manifest(ONE))]}
+    bench.dht.providers[DHT_KEY] = named
+    if not first:  # a seeder has a record, too
+        bench.dht.values[DHT_KEY] = [signed(record(), ONE)]
+    send, connect = bench.commands.send, bench.peers.connect
+
+    async def slow_send(peer_id: str, *rest: Any, **options: Any) -> Any:
+        if peer_id in bogus and how == "silent":
+            await trio.sleep(options["timeout"])
+        return await send(peer_id, *rest, **options)
+
+    async def slow_connect(peer_id: str) -> bool:
+        if peer_id in bogus and how == "unreachable":
+            await trio.sleep(4)
+            return False
+        return bool(await connect(peer_id))
+
+    monkeypatch.setattr(bench.commands, "send", slow_send)
+    monkeypatch.setattr(bench.peers, "connect", slow_connect)
+    began = trio.current_time()
+    await bench.sources.look_up(KEY)
+    assert trio.current_time() - began <= 8.0
+    assert bench.with_it == {ONE.peer_id}
+    # Those that were left out have their turn the next time, however often that is.
+    for _ in range(8):
+        await bench.sources.look_up(KEY)
+    began = trio.current_time()
+    await bench.sources.look_up(KEY)
+    assert trio.current_time() - began < 1.0
+
+
+async def test_who_did_not_answer_waits_longer_unless_it_connects(
+    bench: Bench, autojump_clock: object
+) -> None:
+    asked: list[float] = []
+
+    async def refuse(peer_id: str) -> bool:
+        asked.append(trio.current_time())
+        return False
+
+    bench.peers.connect = refuse  # type: ignore[method-assign]
+    began = trio.current_time()
+    for _ in range(70):
+        await bench.sources.ask(ONE.peer_id)
+        await trio.sleep(1)
+    assert [round(item - began) for item in asked] == [0, 60]
+    bench.sources.met(ONE.peer_id)
+    bench.sources.met(TWO.peer_id)  # never asked: nothing to change
+    for _ in range(12):
+        await bench.sources.ask(ONE.peer_id)
+        await trio.sleep(1)
+    assert [round(item - began) for item in asked] == [0, 60, 80]
